@@ -69,6 +69,8 @@ def parser():
     bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
     bench.add_argument("--shared", action="store_true", help="instead: three nodes, one disk, beside MooseFS and GlusterFS")
     bench.add_argument("--quick", action="store_true", help="fewer operations and runs; figures are rough")
+    bench.add_argument("--peers", action="store_true", help="on one node: beside MooseFS and GlusterFS of the distribution too")
+    bench.add_argument("--record", action="store_true", help="on one node: keep the figures in docs/figures and docs/PERFORMANCE.md")
     bench.add_argument("--json", default="", help="write the figures to this file too")
     for name, what in (
         ("binary", "the compiled program, dist/awsomefsd-VERSION-ARCH (Debian 12; 12 minutes of CPU the first time)"),

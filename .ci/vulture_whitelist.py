@@ -3,6 +3,7 @@
 
 # gRPC calls the methods of the admin service by their names in admin.proto
 _.SetNode
+_.MakeUiLogin
 _.CreateToken
 _.RotateToken
 _.Collect

@@ -1,7 +1,7 @@
 """One program, several processes: dispatch by the first word, importing only what that process needs.
 
-`worker`, `forker` and `keeper` are matched before anything else is imported: a worker serves within 150 ms and must not know click,
-pydantic, trio or gRPC; the keeper lives on the standard library.  Everything else is the command line (cli/main.py).
+`worker`, `forker`, `keeper` and `segments` are matched before anything else is imported: a worker serves within 150 ms and must not know
+click, pydantic, trio or gRPC; the keeper lives on the standard library.  Everything else is the command line (cli/main.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ def main() -> int:
         from awsomefsd.keeper.server import main as keeper
 
         return keeper(words[1:])
+    if first == "segments" and "--config-fd" in words:
+        from awsomefsd.segments.process import main as segments
+
+        return segments(words[1:])
     if first == "supervise" and ours:
         from awsomefsd.keeper.supervisor import main as supervise
 
@@ -43,7 +47,7 @@ def _inject(words: list[str]) -> None:
     """Tests only: faults at the seams of this process."""
     from awsomefsd.daemon.injection import install
 
-    install("run" if "run" in words else words[0] if words else "")
+    install(next((role for role in ("run", "doctor") if role in words), words[0] if words else ""))
 
 
 def _worker(words: list[str]) -> int:

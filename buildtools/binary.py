@@ -160,7 +160,7 @@ def _nuitka(python: Path, source: Path, jobs: int) -> list[str]:
         f"--user-plugin={RECIPE / 'bytecode_plugin.py'}", "--include-package=awsomefsd", "--include-package=grpc_health.v1",
         "--include-package=grpc_reflection.v1alpha", "--include-package=lmdb", "--lto=no", "--include-module=pyfuse3",
         f"--nofollow-import-to={','.join(LEFT_OUT)}",
-        f"--noinclude-data-files={UNUSED_DATA}",
+        f"--noinclude-data-files={UNUSED_DATA}", f"--include-data-dir={source / 'awsomefsd/ui/static'}=ui",
         f"--report={WORK / 'report.xml'}", "--noinclude-unittest-mode=nofollow", "--noinclude-setuptools-mode=nofollow",
         "--noinclude-pytest-mode=nofollow", str(source / "entry.py"),
     ]  # fmt: skip

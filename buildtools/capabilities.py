@@ -38,7 +38,7 @@ _BOUNDS = (
     ("registered readers of the log", "STREAM_READERS_MAX"),
     ("size of a file", "FILE_BYTES_MAX"), ("bytes of a file name", "NAME_BYTES_MAX"), ("links of an inode", "LINKS_MAX"),
     ("size of an extended attribute", "XATTR_VALUE_BYTES_MAX"), ("size of all extended attributes of an inode", "XATTRS_BYTES_MAX"),
-    ("locks of an inode", "LOCKS_PER_INODE_MAX"), ("waiting locks of an inode", "LOCK_WAITERS_PER_INODE_MAX"),
+    ("locks of an inode, with `shared`", "LOCKS_PER_INODE_MAX"), ("waiting locks of an inode, with `shared`", "LOCK_WAITERS_PER_INODE_MAX"),
     ("open files of a mount", "OPEN_FILES_MAX"), ("size of a file that is kept inline", "INLINE_BYTES_MAX"),
     ("buffered data of a mount", "DIRTY_BYTES_MAX"), ("age of buffered data before their flush begins, ms", "DIRTY_AGE_MS_MAX"),
 )  # fmt: skip
@@ -96,7 +96,8 @@ def _requests() -> list[str]:
     rows = [(f"served ({len(served)})", _words(served))]
     rows += [(f"answered {errno.errorcode[number]}", _words(names)) for number, names in sorted(by_answer.items())]
     newest = negotiate.agree(negotiate.Offer(abi.KERNEL_MAJOR, abi.MINOR_MAX, 0, (1 << 64) - 1))
-    rows.append(("INIT flags that are asked for", _words(name for name in _flag_names() if getattr(abi, name) & newest.flags)))
+    asked = _words(name for name in _flag_names() if getattr(abi, name) & newest.flags)
+    rows.append(("INIT flags that are asked for; those of locks only with `shared`", asked))
     return ["### Requests of the kernel", "", *_table(("", "FUSE requests"), rows)]
 
 

@@ -176,7 +176,8 @@ def kill_under_load(
 ) -> Account:
     """Kill the roles of each round in turn, letting every client do `between` operations before each and after the last.
 
-    `strike` does it and returns when others have taken their place; by default it is the node's own processes.
+    `strike` does it and returns when others have taken their place; by default it is the node's own processes.  At the end the daemon
+    answers.
     """
     account = Account()
     strike = strike or node.strike
@@ -195,6 +196,7 @@ def kill_under_load(
         account.finals = running.finish()
     finally:
         running.abandon()
+    node.await_daemon()  # clients may have gone on without it, and whoever comes next asks it
     account.slow = sorted(tuple(row) for final in account.finals for row in final["slow"])
     account.errors = [error for final in account.finals for error in final["errors"]] + check_counters(directory, account.finals)
     return account

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from buildtools import cluster, halves, kind, lint, prepare
+from buildtools import cluster, kind, lint, parts, prepare
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node
 from buildtools.say import CHECKOUT, BuildError, bad, good, line, parse_size, size, step
@@ -91,7 +91,7 @@ def test(arguments: list[str]) -> NoReturn:
     arguments = take_seed(arguments)
     _prepare_for_tests()
     if not arguments:
-        sys.exit(halves.run(prepare.PYTHON))
+        sys.exit(parts.run(prepare.PYTHON))
     _program("-m", "pytest", "--durations=20", "-ra", "-m", "not soak", *arguments)
 
 
@@ -125,10 +125,13 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     if chosen.command in ("binary", "packages", "image", "audit", "release"):
         prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
         _program("-m", "buildtools.making", chosen.command, "--jobs", str(chosen.jobs), "--key", chosen.key)
+    if (chosen.peers or chosen.record) and (chosen.shared or chosen.voters):
+        raise BuildError("--peers and --record are of the measurement on one node: leave --shared and --voters out")
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
     words += ["--json", os.path.abspath(chosen.json)] if chosen.json else []
-    if chosen.shared:
+    words += ["--peers"] * chosen.peers + ["--record"] * chosen.record
+    if chosen.shared or chosen.peers:
         prepare.others()
     which = "voters" if chosen.voters else "shared" if chosen.shared else "bench"
-    _program("-m", f"tests.bench.{which}", *words, behind=halves.apart())  # nobody who copies mounts meanwhile keeps ours alive
+    _program("-m", f"tests.bench.{which}", *words, behind=parts.apart())  # nobody who copies mounts meanwhile keeps ours alive

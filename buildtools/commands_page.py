@@ -53,6 +53,11 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
         ("For programs:", "awsomefsd status -o json"),
         ("The meaning of every health code:", "awsomefsd status --codes"),
     ],
+    "doctor": [
+        ("What is wrong on this node and in its cluster:", "awsomefsd doctor"),
+        ("Before a node is installed:", "awsomefsd doctor --preflight"),
+        ("Something to send to whoever helps:", "awsomefsd doctor --bundle node1.tar.gz"),
+    ],
     "device add": [
         ("A local disk:", "awsomefsd device add /dev/nvme1n1"),
         ("A LUN that several nodes see:", "awsomefsd device add --shared /dev/mapper/lun0"),
@@ -91,6 +96,10 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "log follow": [
         ("A consumer that continues where it stopped:", "awsomefsd log follow --reader search-index -o json"),
         ("All changes until now:", "awsomefsd log follow --no-wait"),
+    ],
+    "events": [
+        ("An audit log that misses nothing:", "awsomefsd events --reader audit -o json"),
+        ("Who joined, and who was fenced:", "awsomefsd events --no-wait --kind join --kind mount"),
     ],
     "probe": [("As a readiness probe:", "awsomefsd probe --ready")],
     "config show": [("The settings in force:", "awsomefsd config show")],

@@ -1,4 +1,4 @@
-"""build.py lint: ruff, mypy, import contracts, lengths, dead code, imports of tests.
+"""build.py lint: ruff, mypy, import contracts, lengths, dead code, versioned rows, imports of tests.
 
 All are run, whatever fails; one line each, and what they said.
 """
@@ -9,7 +9,7 @@ import ast
 import subprocess
 from pathlib import Path
 
-from buildtools import prepare
+from buildtools import prepare, versioned_rows
 from buildtools.say import CHECKOUT, bad, good, line
 
 FUNCTION_LINES_MAX = 50
@@ -17,7 +17,7 @@ FILE_LINES_LOOK = 500  # a reason to look: the run names the file, and does not 
 FILE_LINES_MAX = 700
 SOURCES = ["build.py", "buildtools", "awsomefsd"]
 PROTOCOL_TABLES = ("awsomefsd/fuse/abi.py",)
-CALLED_BY_DECORATOR = "@click.*,@*.command,@*.command(*),@pytest.*"
+CALLED_BY_DECORATOR = "@click.*,@*.command,@*.command(*),@pytest.*,@invariant"
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
 
@@ -72,7 +72,8 @@ def _tool(*words: str) -> list[str]:
 
 def dead_code(vulture: str) -> list[str]:
     """What nobody uses, except the constants of a protocol's table: a table with holes would be the worse documentation."""
-    called = ["--ignore-decorators", CALLED_BY_DECORATOR, "--ignore-names", "draw_*,do_*,service_actions,intercept_service"]  # by name
+    by_name = "draw_*,do_*,handle_*,get_request,service_actions,intercept_service"
+    called = ["--ignore-decorators", CALLED_BY_DECORATOR, "--ignore-names", by_name]
     rows = _tool(vulture, *SOURCES, "tests", ".ci", "--exclude", "*_pb2.py,*_pb2_grpc.py", *called)
     return [row for row in rows if not (row.startswith(PROTOCOL_TABLES) and "unused variable" in row)]
 
@@ -94,6 +95,7 @@ def main() -> int:
         "docstrings": lambda: [row for path in files for row in without_docstring(path)],
         "build.py on 3.9": lambda: old_python(CHECKOUT / "build.py"),
         "dead code": lambda: dead_code(f"{folder}/vulture"),
+        "versioned rows": versioned_rows.breaches,
         "imports of tests": lambda: not_collected(f"{folder}/python"),
     }
     failed = []

@@ -82,6 +82,7 @@ class Node:
         self.use_loop = loops.usable() if use_loop is None else use_loop
         self.volume = volume
         self.shared = False  # its device is one that several nodes see
+        self.names = ""  # when names of its volume are durable, as after --names
         self.mount_options = ""  # of `mount`, as after -O
         self.copies: list[int] = []  # pids of workers that serve only what other mount namespaces hold
         own = CHECKOUT / ".venv" / "bin"
@@ -193,7 +194,7 @@ class Node:
             left = procs.owned(str(self.directory))
             if not left:
                 return hit
-            first = sorted(left, key=lambda pid: ("supervisor", "keeper", "forker", "worker", "daemon", "").index(left[pid]))
+            first = sorted(left, key=lambda pid: ("supervisor", "keeper", "forker", "worker", "daemon", "segments", "").index(left[pid]))
             hit += procs.kill(str(self.directory), {pid: left[pid] for pid in first})
             procs.wait_gone(str(self.directory), 0.2)
         raise BuildError(f"processes that SIGKILL does not end: {procs.owned(str(self.directory))}")
@@ -272,7 +273,7 @@ class Node:
             disk = self.attach()
             self.cli("device", "add", *(["--shared", os.path.realpath(disk)] if self.shared else [str(disk)]))
         if self.volume not in {row["name"] for row in self.ask("volume", "ls")}:
-            self.cli("volume", "create", self.volume)
+            self.cli("volume", "create", self.volume, *(["--names", self.names] if self.names else []))
 
     def mounted(self) -> bool:
         wanted = str(self.mountpoint).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")

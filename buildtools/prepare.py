@@ -45,6 +45,7 @@ TEST_TOOLS = {
     "strace": ("strace", "strace", False),
     "initdb": ("postgresql", "postgresql-server", False),
     "pg_amcheck": ("postgresql-client", "postgresql-contrib", False),
+    "promtool": ("prometheus", "golang-github-prometheus", False),
 }
 SOAK_TOOLS = {  # of tests/crash/vm
     "qemu-system-x86_64": ("qemu-system-x86", "qemu-system-x86-core", False),

@@ -16,7 +16,7 @@ import time
 
 MARK = "AWSOMEFS_NODE_DIR"
 ROLES = {"supervise": "supervisor", "supervisor": "supervisor", "keeper": "keeper", "run": "daemon", "daemon": "daemon"}
-ROLES |= {"worker": "worker", "forker": "forker"}
+ROLES |= {"worker": "worker", "forker": "forker", "segments": "segments"}
 
 
 def _read(path: str) -> bytes:
@@ -28,7 +28,7 @@ def _read(path: str) -> bytes:
 
 
 def role_of(pid: int) -> str:
-    """supervisor, keeper, daemon, worker, forker, or "" for what is none of them."""
+    """supervisor, keeper, daemon, worker, forker, segments, or "" for what is none of them."""
     for word in _read(f"/proc/{pid}/cmdline").split(b"\0")[1:]:  # the subcommand stands before any option (awsomefsd/base/program.py)
         name = os.fsdecode(word).rpartition(".")[2]
         if name in ROLES:

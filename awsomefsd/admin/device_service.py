@@ -10,11 +10,14 @@ import grpc
 
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.base.errors import WouldLoseData
+from awsomefsd.admin.served import served_message
+from awsomefsd.base.errors import Refused, WouldLoseData
 from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.pool.server_state import OK, DeviceState
 from awsomefsd.meta.api.messages.devices import SeenDevice
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.operations import DeviceOperations, DrainProgress
+from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,9 @@ class DeviceCatalog(Protocol):
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
         """Formats and adds a device; returns it with its state.  Raises WouldLoseData if it has content and not `destroy`, and Refused."""
 
+    def add_to_pool(self, path: str, pool: int, device_class: str, segment_bytes: int, *, destroy: bool) -> tuple[DeviceInfo, str]:
+        """Formats and adds a device of this node to a pool; as `add`."""
+
     def all(self) -> list[tuple[DeviceInfo, str]]:
         """Returns every device of the cluster with its state on this node."""
 
@@ -36,17 +42,29 @@ class DeviceCatalog(Protocol):
 class DeviceRpcs:
     """The RPCs about devices and quarantine: each translates, calls one collaborator, and translates back."""
 
-    def __init__(self, devices: DeviceCatalog, operations: DeviceOperations, watch: DeviceWatch, quarantine: QuarantineAdmin) -> None:
+    def __init__(
+        self, devices: DeviceCatalog, operations: DeviceOperations, watch: DeviceWatch, quarantine: QuarantineAdmin,
+        served: ServedDevices,
+    ) -> None:  # fmt: skip
         self._devices = devices
         self._operations = operations
         self._watch = watch
         self._quarantine = quarantine
+        self._served = served
 
     @edge
     def AddDevice(self, request: pb.AddDeviceRequest, context: grpc.ServicerContext) -> pb.Device:
         if request.destroy and request.destroy != request.path:
             raise WouldLoseData(f"the confirmation {request.destroy!r} is not the device {request.path!r}; nothing was done")
-        info, state = self._devices.add(request.path, shared=request.shared, destroy=bool(request.destroy))
+        destroy = bool(request.destroy)
+        if request.pool:
+            if request.shared:
+                raise Refused("a device of a pool is one node's; leave --shared out, or --pool")
+            info, state = self._devices.add_to_pool(
+                request.path, request.pool, request.device_class, request.segment_bytes, destroy=destroy
+            )  # fmt: skip
+        else:
+            info, state = self._devices.add(request.path, shared=request.shared, destroy=destroy)
         logger.warning(
             "device added", extra={"path": request.path, "device": info.device, "uuid": info.uuid, "destroyed": bool(request.destroy)}
         )
@@ -55,7 +73,10 @@ class DeviceRpcs:
     @edge
     def ListDevices(self, request: pb.ListDevicesRequest, context: grpc.ServicerContext) -> pb.ListDevicesReply:
         report = self._operations.seen()
-        rows = [device_message(info, state, report.seen, report.alone_ms.get(info.uuid, 0)) for info, state in self._devices.all()]
+        rows = [
+            device_message(info, state, report.seen, report.alone_ms.get(info.uuid, 0), self._served.of(info.uuid))
+            for info, state in self._devices.all()
+        ]
         return pb.ListDevicesReply(devices=rows)
 
     @edge
@@ -118,8 +139,10 @@ class DeviceRpcs:
         return pb.DrainDeviceReply(device=self._device(done.device), segments_used=done.used, live_bytes=done.live_bytes)
 
 
-def device_message(info: DeviceInfo, state: str, seen: Iterable[SeenDevice] = (), alone_ms: int = 0) -> pb.Device:
-    """Returns a device as the API shows it; of `seen` it takes the reports of this device."""
+def device_message(
+    info: DeviceInfo, state: str, seen: Iterable[SeenDevice] = (), alone_ms: int = 0, served: DeviceState | None = None
+) -> pb.Device:
+    """Returns a device as the API shows it; of `seen` it takes the reports of this device.  `served`: what its segment server says."""
     return pb.Device(
         device=info.device,
         uuid=info.uuid,
@@ -140,4 +163,5 @@ def device_message(info: DeviceInfo, state: str, seen: Iterable[SeenDevice] = ()
             if one.uuid == info.uuid
         ],
         alone_ms=alone_ms,
+        served=[served_message(served)] if served is not None and served.state == OK else [],
     )  # fmt: skip

@@ -11,9 +11,11 @@ from awsomefsd.admin.cluster_service import ClusterRpcs
 from awsomefsd.admin.device_service import DeviceRpcs
 from awsomefsd.admin.maintenance_service import MaintenanceRpcs
 from awsomefsd.admin.mount_service import MountRpcs
+from awsomefsd.admin.observe_service import ObserveRpcs
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.pb import admin_pb2_grpc
 from awsomefsd.admin.stream_service import StreamRpcs
+from awsomefsd.admin.ui_service import UiRpcs
 from awsomefsd.admin.volume_service import VolumeRpcs
 
 
@@ -28,8 +30,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         mounts: MountRpcs,
         maintenance: MaintenanceRpcs,
         streams: StreamRpcs,
+        observe: ObserveRpcs,
+        page: UiRpcs,
     ) -> None:
-        parts = (cluster, devices, volumes, mounts, maintenance, streams)
+        parts = (cluster, devices, volumes, mounts, maintenance, streams, observe, page)
         for method in pb.DESCRIPTOR.services_by_name["Admin"].methods:
             (rpc,) = (found for part in parts if (found := getattr(part, method.name, None)) is not None)
             setattr(self, method.name, rpc)

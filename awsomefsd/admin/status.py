@@ -18,6 +18,7 @@ from awsomefsd.admin.device_service import DeviceCatalog, device_message
 from awsomefsd.admin.maintenance_service import Collecting
 from awsomefsd.admin.mount_service import mount_message
 from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.admin.served import samples_of_server, server_messages
 from awsomefsd.admin.volume_service import volume_message
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.identity import Node
@@ -31,6 +32,8 @@ from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.api.messages.nodes import ListTokens
 from awsomefsd.meta.net.traffic import REQUESTS
 from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.devices.served_devices import ServedDevices
+from awsomefsd.node.health import figures as described
 from awsomefsd.node.health import join_token, rules
 from awsomefsd.node.health.codes import CODES, INFO, HealthFinding
 from awsomefsd.node.maintenance.scrub import FAILED, ScrubProgress
@@ -82,6 +85,7 @@ class NodeStatus:
         scrub: Callable[[], ScrubProgress],
         host_problem: Callable[[], str],
         damaged: Callable[[], list[DamagedRead]],
+        served: ServedDevices,
     ) -> None:
         """`checkpoints` returns their figures when so many entries are applied; `host_problem` the trouble with the daemon's host files."""
         self._settings = settings
@@ -97,6 +101,7 @@ class NodeStatus:
         self._started = time.monotonic()
         self._host_problem = host_problem
         self._damaged = damaged
+        self._served = served
 
     def __call__(self) -> pb.Status:
         """Returns the answer to GetStatus."""
@@ -120,7 +125,7 @@ class NodeStatus:
             keeper=keeper_pid > 0,
             keeper_pid=keeper_pid,
             keeper_version=keeper_version,
-            devices=[device_message(info, state) for info, state in devices],
+            devices=[device_message(info, state, served=self._served.of(info.uuid)) for info, state in devices],
             volumes=[volume_message(info, where, delegated) for info in sorted(volumes, key=lambda info: info.name)],
             mounts=mounts,
             conflicts=list(conflicts(self._settings.state_dir / "conflicts")),
@@ -128,6 +133,7 @@ class NodeStatus:
             memory_bytes=memory_bytes(),
             memory_bytes_max=self._settings.memory.daemon,
             metadata=metadata_message(view),
+            segment_servers=list(server_messages(self._served.report())),
         )
         tell(status, rules.find(node_view(status), view, self._facts(view, mounts, reports)))
         return status
@@ -144,6 +150,8 @@ class NodeStatus:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         names = {one.volume: one.name for one in self._of_the_leader(view, self._catalog.volumes)}
+        report = self._served.report()
+        devices = self._of_the_leader(view, self._catalog.devices) if report is not None and report.gone else []
         return rules.Facts(
             scrub_open=scrub.open,
             scrub_behind_s=scrub.behind_s(self._settings.scrub.every, time.time_ns()),
@@ -155,6 +163,8 @@ class NodeStatus:
             workers=list(self._workers_over_budget(mounts, reports)),
             diverged=[mount.directory for mount in mounts if reports.get(int(mount.mount, 16), {}).get("names_diverged")],
             host=self._host_problem(),
+            segment_server=report.gone if report is not None else "",
+            served_devices=[info.path or info.uuid for info in devices if info.pool and info.home == self._node.node],
             join_token=self._join_token(view),
         )
 
@@ -209,7 +219,7 @@ class NodeStatus:
         for mount in status.mounts:
             labels = (("volume", mount.volume), ("dir", mount.directory))
             for name, value in sorted(reports.get(int(mount.mount, 16), {}).items()):
-                yield Sample(f"awsomefsd_worker_{name}", "gauge", "Figure of a mount's worker.", value, labels)
+                yield described.sample(f"worker_{name}", value, labels)
 
 
 def node_view(status: pb.Status) -> rules.NodeView:
@@ -283,7 +293,7 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
     yield Sample("awsomefsd_info", "gauge", "What runs here.", 1, (("node", status.node), ("version", status.version)))
     yield Sample("awsomefsd_degraded_reasons", "gauge", "Reasons for which this node is degraded.", len(status.reasons))
     here = {one.code for one in status.health}
-    for code in CODES.values():
+    for code in (code for code in CODES.values() if not code.doctor):
         labels = (("code", code.name), ("severity", code.severity))
         yield Sample(
             "awsomefsd_health", "gauge", "Whether a health code is found (awsomefsd status --codes).", int(code.name in here), labels
@@ -298,6 +308,7 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
         yield Sample("awsomefsd_device_segments", "gauge", "Segments of a device.", device.segments, place)
         yield Sample("awsomefsd_device_segments_free", "gauge", "Free segments of a device.", device.segments_free, place)
         yield Sample("awsomefsd_device_up", "gauge", "Whether this node can use a device.", int(device.state == "ok"), place)
+    yield from samples_of_server(status)
     for volume in status.volumes:
         name_label = (("volume", volume.name),)
         yield Sample("awsomefsd_volume_used_bytes", "gauge", "Bytes used by a volume.", volume.used_bytes, name_label)
@@ -313,8 +324,7 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
             yield _sample_of_traffic(name.split(":"), int(value))
             continue
         try:
-            whose = ("", "Figure of collection.") if name.startswith("collect_") else ("meta_", "Figure of the metadata service.")
-            yield Sample(f"awsomefsd_{whose[0]}{name}", "gauge", whose[1], float(value))
+            yield described.sample(name if name.startswith("collect_") else f"meta_{name}", float(value))
         except ValueError:
             continue  # a word, not a figure
 

@@ -13,6 +13,7 @@ from awsomefsd.base.errors import WouldLoseData
 from awsomefsd.base.types import NAMES_WORDS, VolumeInfo
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.mounts import REFUSED, Mounts
+from awsomefsd.node.pools import PoolCatalog
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,14 @@ class VolumeRpcs:
 
     @edge
     def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
+        pools = PoolCatalog(self._catalog)
+        want = pools.want(request.redundancy) if request.redundancy else None
         made = self._catalog.create_volume(
             request.name, request.quota_bytes, request.quota_inodes, request.mode or 0o755, request.uid, request.gid, request.names
         )
+        if want is not None:
+            pools.put(made, want)
+            made = self._catalog.volume(made.name)
         logger.info("volume created", extra={"volume": made.name, "uuid": made.uuid})
         return volume_message(made, {}, self._catalog.delegated())
 

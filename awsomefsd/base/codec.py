@@ -19,6 +19,7 @@ Bytes = bytes | bytearray | memoryview
 
 _SEAL = struct.Struct("<IB")
 SEAL_BYTES = _SEAL.size
+pack_seal = _SEAL.pack  # (checksum, schema): what stands before a body
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -49,10 +49,14 @@ class FormatTooNew(Error):
 
 
 class ConfigError(Error):
-    """A bad or unknown setting; the message names the key."""
+    """A bad or unknown setting; the message names the key.  `lines`: what is wrong, one line each."""
 
     errno = _errno.EINVAL
     status = "INVALID_ARGUMENT"
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class Refused(Error):

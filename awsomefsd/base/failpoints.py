@@ -24,7 +24,8 @@ from pathlib import Path
 
 # name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
 # of the keeper there leaves the mount to its holders, as one of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
-# collection, a voter's state that is sent to another one, a write on a shared mount, nodes that found a cluster
+# collection, a voter's state that is sent to another one, a write on a shared mount, nodes that found a cluster, a segment server that
+# attaches a device
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
     "journal.write.after": "load",
@@ -138,6 +139,13 @@ POINTS: dict[str, str] = {
     "founding.identity.after": "founding",
     "founding.token.before": "founding",
     "founding.token.after": "founding",
+    "device.attach.before": "attach",
+    "device.attach.locked": "attach",
+    "device.attach.identified": "attach",
+    "device.attach.compared": "attach",
+    "device.attach.looked": "attach",
+    "device.attach.raised": "attach",
+    "device.attach.after": "attach",
 }
 
 _NAMES = list(POINTS)

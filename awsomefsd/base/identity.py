@@ -19,10 +19,11 @@ from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound
 
 FORMAT_VERSION = 1
 SUPERVISOR_LOCK = "supervisor.lock"  # in the run directory and the state directory, held by `awsomefsd supervise`
+POOL_DEVICES = "pool-devices"  # in the state directory, while devices of pools are this node's: its segment server is to run
 CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
 OWN_NAMES = (
     "backup", "bin", "damage", "devices.json", "endpoints.json", "founding", "meta", "meta.recovering", "meta.restoring", "mounts.json",
-    "pki", "readers", "recovering", "scrub", "scrub.json", "workers",
+    "pki", POOL_DEVICES, "readers", "recovering", "scrub", "scrub.json", "workers",
 )  # fmt: skip
 """What this program makes in the state directory, beside node.json, `lock` and `log`, and goes with the node."""
 

@@ -13,6 +13,9 @@ of two builds that apply one log differently have two states.  The answer is a n
 same entry.
 
 AWSOMEFSD_LEVEL pins this build to a lower level: it then behaves like an older one, and refuses what that could not read.
+
+A level above LEVEL is *unfinished*: its rules and formats are in this build, and may still change.  No node announces it, so no cluster is
+raised to it, unless the process was started with AWSOMEFSD_TEST_UNFINISHED=1, which tests do on clusters of their own.
 """
 
 from __future__ import annotations
@@ -20,21 +23,28 @@ from __future__ import annotations
 import os
 
 from awsomefsd.base.errors import ConfigError
-from awsomefsd.base.rule_levels import DELEGATION
+from awsomefsd.base.rule_levels import DELEGATION, POOLS
 
-LEVEL = DELEGATION  # the highest this build knows
+LEVEL = DELEGATION  # the highest that this build announces
+UNFINISHED = POOLS  # the highest that it has rules for
 # 2: volumes are claimed by nodes (Kubernetes); devices change; shared mounts write through
 
 VARIABLE = "AWSOMEFSD_LEVEL"
+UNFINISHED_VARIABLE = "AWSOMEFSD_TEST_UNFINISHED"
+
+
+def highest() -> int:
+    """Returns the highest level that this process may announce: LEVEL, and in tests of what is unfinished UNFINISHED."""
+    return UNFINISHED if os.environ.get(UNFINISHED_VARIABLE) == "1" else LEVEL
 
 
 def supported() -> int:
     """Returns the highest level that this process announces.  Raises ConfigError for an AWSOMEFSD_LEVEL that is none of this build."""
-    text = os.environ.get(VARIABLE, "")
+    text, known = os.environ.get(VARIABLE, ""), highest()
     if not text:
-        return LEVEL
-    if not text.isdecimal() or not 1 <= int(text) <= LEVEL:
-        raise ConfigError(f"{VARIABLE}={text!r} is not a level of this build (1 to {LEVEL}); correct or unset it")
+        return known
+    if not text.isdecimal() or not 1 <= int(text) <= known:
+        raise ConfigError(f"{VARIABLE}={text!r} is not a level of this build (1 to {known}); correct or unset it")
     return int(text)
 
 

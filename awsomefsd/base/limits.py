@@ -53,6 +53,12 @@ DEVICE_SCAN_MS = 30_000  # between two searches for a shared device that is not 
 DEVICE_ERA_LOOK_MS = 1_000  # between two looks whether a device that is open was recovered elsewhere
 DEVICE_PROBE_MS_MAX = 5_000  # for reading the superblock of one block device
 SCAN_DEVICES_MAX = 4_096  # looked at in one search
+COPIES_MAX = 8  # mirrors of a segment
+BAYS_PER_ANSWER_MAX = 1_024  # of one GetBays
+STALE_BAYS_LOOKED_AT_MAX = 8_192  # rows that one search for stale bays reads
+NEEDS_PER_ANSWER_MAX = 256
+NEEDS_PAGES_MAX = 64  # that one look of healing reads
+BAYS_TRIMMED_AT_ONCE = 256  # of one device, by one entry
 SEGMENTS_PER_SESSION_MAX = 64
 FRAME_BYTES_MAX = MIB  # logical bytes of one frame
 INLINE_BYTES_MAX = 4 * KIB
@@ -206,6 +212,49 @@ VOTER_KEEP_ENTRIES_MAX = 200_000  # that a leader keeps for a follower that answ
 STATE_SNAPSHOT_BYTES_PER_S_MAX = 128 * MIB  # sent by one leader, to all
 DIGEST_ENTRIES = 8_192  # voters compare the digests of their states at every multiple of this index
 
+# --- segment servers ---------------------------------------------------------------------------------------------------------
+SEGMENT_BODY_BYTES_MAX = FRAME_BYTES_MAX + BLOCK_BYTES  # of one record: the largest frame with its header
+SEGMENT_GREETING_BYTES_MAX = 16 * KIB  # the body of a greeting, and of other small answers
+SEGMENT_REASON_BYTES_MAX = 512  # why a request failed, in words
+SEGMENT_BUFFERS_MAX = 64  # of a server, for bodies that are under way; each has room for one plain and one sealed
+SEGMENT_BUFFERS_PER_NODE = 16  # … that requests of one node hold: a node that stops inside its records holds up itself
+SEGMENT_CONNECTIONS_PER_NODE = 64  # to one server
+SEGMENT_HANDSHAKE_BYTES_MAX = 64 * KIB  # that one side sends until the other has its random bytes
+SEGMENT_RECORD_MS_MAX = 10_000  # from the first byte of a record to its last one
+SEGMENT_STALL_MS = 2_000  # what a peer does not acknowledge for so long ends the connection
+SEGMENT_DIAL_MS_MAX = 2_000  # for connect, handshake and greeting
+SEGMENT_ANSWER_MS_MAX = 5_000  # for one answer, seen from whoever asks
+SEGMENT_DIAL_PAUSE_MS = 50  # after a connection that brought no answer; doubles
+SEGMENT_DIAL_PAUSE_MS_MAX = 2_000
+MIRRORS_WAIT_MS_MAX = 10_000  # a read waits so long while no mirror can be reached: a segment server that starts again takes a second
+MIRRORS_LOOK_MS = 100  # between two attempts
+POOL_DEVICES_MS_MAX = 5_000  # that is used of which node serves a device, before it is asked for again
+SEGMENT_ASK_MS_MAX = 4_000  # that a segment server waits for the leader's answer
+SEGMENT_LOOK_MS = 2_000  # between two looks of a segment server at nodes and devices: a removed node is cut off then
+SEGMENT_ATTACH_PAUSE_MS = 1_000  # before a device that could not be attached is tried again; doubles
+SEGMENT_ATTACH_PAUSE_MS_MAX = 30_000
+SEGMENT_TIDY_MS = 30_000  # between two times at which memory for bodies that nobody uses is given back
+SEGMENT_STOP_MS = 5_000  # that the end of a segment server waits for I/O that is under way
+SEGMENT_THREAD_STACK_BYTES = 256 * KIB
+SEGMENT_COPIES_MAX = 2  # under way at one server, into its bays
+SEGMENT_VERIFY_MS_MAX = 60_000  # for one segment: 64 MiB at 1 MiB a second
+SEGMENT_COPY_ANSWER_MS = 1_000  # after which an order to copy is answered, though the copy goes on
+SEGMENT_NEWEST_BAYS = 256  # that are looked at when a device is attached
+SEGMENT_UNREADABLE_MAX = 64  # blocks of one bay; with more the device does not serve
+SEGMENT_CONNECTION_MS_MAX = 24 * 3_600_000  # a key is not used for longer
+ENSEMBLE_STALL_MS_ALL = 5_000  # without progress of a mirror where no other one makes any; else SEGMENT_STALL_MS
+ENSEMBLE_LOOK_MS = 250  # between two looks for silent mirrors, while one owes an answer
+ENSEMBLE_BEHIND_BYTES_MAX = 64 * MIB  # that a mirror may lack of what a majority has
+ENSEMBLE_BEHIND_MS_MAX = 2_000
+ENSEMBLE_SLOW_MS_MIN = 1_000  # a mirror that answers within this is not slow
+ENSEMBLE_SLOW_TIMES = 10  # the median of the others …
+ENSEMBLE_SLOW_TURNS = 3  # … so many times in a row
+ENSEMBLE_AVOID_MS = 60_000  # no segments are asked for on a device that failed; doubles
+ENSEMBLE_AVOID_MS_MAX = 3_600_000
+BAYS_PAUSE_MS = 1_000  # after leases of which no segment could be opened; doubles …
+BAYS_PAUSE_MS_MAX = 300_000
+BAYS_KEPT_MAX = 4  # segments of a mount that wait for their bays to be opened
+
 # --- founding a cluster --------------------------------------------------------------------------------------------------------
 FOUNDING_NODES_MAX = 64  # that may share one founding token
 FOUNDING_STEP_MS = 150  # the second node by name waits so long for the first to propose, the third twice as long, …
@@ -219,6 +268,7 @@ SESSION_TTL_MS = 10_000
 SESSION_RENEW_MS = 3_000
 SESSION_SELF_FENCE_MS = SESSION_TTL_MS * 2 // 3
 SESSIONS_MAX = 1_024
+NUMBERS_JUMP = 1 << 32  # of sessions, epochs and incarnations at a recovery: more than one lost future hands out
 SESSIONS_PER_CLIENT_MAX = SESSIONS_MAX // 4  # of a node of role client
 CLAIMS_PER_CLIENT_MAX = 1_024  # of a node of role client; each is a row that every change of claims reads
 CLOCK_JUMP_MS_MAX = 2_000
@@ -232,6 +282,7 @@ LEASE_WAITERS_MAX = 65_536  # at one leader
 LEASE_IDLE_LOOKS = 3  # after so many checks of a mount, one a second, without use of a write lease it is returned
 LEASES_RETURNED_A_LOOK = 1_024
 RECALL_MS = 10_000  # for a recall to be answered, or to show progress
+PAGES_RECALL_MS = 1_000  # for so long the answer to a recall waits for the kernel to give up pages
 CONTEST_RECALLS = 8  # of one inode within CONTEST_WINDOW_MS make it contested
 CONTEST_WINDOW_MS = 1_000
 CONTEST_QUIET_MS = 250  # a contested inode has to be quiet for so long before a lease on it is granted; doubles with early recalls
@@ -294,6 +345,8 @@ assert RAFT_APPEND_BYTES_MAX + ENTRY_BYTES_MAX < RPC_FRAME_BYTES_MAX and RAFT_CH
 assert RAFT_ELECTION_MS_MAX * 3 < VOTER_DOUBT_MS, "the others have had time to elect somebody"
 assert VOTER_KEEP_ENTRIES <= VOTER_KEEP_ENTRIES_MAX
 assert RAFT_INFLIGHT_BYTES_MAX + RPC_FRAME_BYTES_MAX < PEER_QUEUE_BYTES_MAX
+assert SEGMENT_BUFFERS_MAX * 2 * (SEGMENT_BODY_BYTES_MAX + 2 * BLOCK_BYTES) + 60 * MIB < 256 * MIB, "the memory of a segment server"
+assert SEGMENT_ASK_MS_MAX < SEGMENT_ANSWER_MS_MAX, "whoever asks hears that the leader cannot be asked"
 assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert ROWS_ANSWER_BYTES + 2 * XATTR_VALUE_BYTES_MAX + ROWS_ASKED_MAX * 300 < RPC_FRAME_BYTES_MAX, "the last row is whole"

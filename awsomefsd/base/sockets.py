@@ -1,4 +1,4 @@
-"""Unix sockets at any path, the credentials of their peers, poll(2) for descriptors, and sd_notify(3).
+"""Unix sockets at any path, the credentials of their peers, poll(2) for descriptors, this host's addresses, and sd_notify(3).
 
 A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N of its directory, held open for as long as the socket.
 """
@@ -6,6 +6,8 @@ A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N
 from __future__ import annotations
 
 import array
+import errno
+import ipaddress
 import math
 import os
 import select
@@ -13,7 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ ADDRESS_BYTES_MAX = 107
 SO_PEERGROUPS = 59
 GROUPS_MAX = 65_536  # of the kernel (NGROUPS_MAX)
 _UCRED = struct.Struct("iII")
+# Addresses that no host has (TEST-NET-1, documentation): the way there begins at the address of the default route's interface.
+_ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 _umask = threading.Lock()  # held while it is not the process's own
 
 
@@ -80,10 +84,15 @@ def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
     return listener
 
 
-def connect_unix(path: Path) -> socket.socket:
-    """Returns a connected stream socket.  Blocks and raises OSError as connect(2) does."""
+def connect_unix(path: Path, timeout_s: float | None = None) -> socket.socket:
+    """Returns a connected stream socket.  Blocks and raises OSError as connect(2) does.
+
+    With `timeout_s`, which the socket keeps, it does not block: where so many wait already that the kernel takes no more it raises
+    BlockingIOError.  connect(2) would wait there for as long as the listener is stopped.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        sock.settimeout(timeout_s)
         with address(path) as place:
             sock.connect(place)
     except OSError:
@@ -123,6 +132,38 @@ def readable(fds: Iterable[int], timeout_s: float) -> list[int]:
     for fd in fds:
         waiting.register(fd, select.POLLIN)
     return [fd for fd, _ in waiting.poll(math.ceil(timeout_s * 1_000))]
+
+
+def connect_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connects to a host by its address or name.  Blocks so long for each address, and for the name server.  Raises OSError.
+
+    Python says by UnicodeError, which is no OSError, that no host can have a name: an empty label, or one of more than 63 characters.
+    """
+    try:
+        return socket.create_connection((host, port), timeout_s)
+    except UnicodeError as err:
+        raise OSError(errno.EINVAL, f"{host!r} is not the name of a host: {err}") from None
+
+
+def join_host(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_unspecified(host: str) -> bool:
+    """Returns whether an address is that of all interfaces (0.0.0.0, ::)."""
+    return ipaddress.ip_address(host).is_unspecified
+
+
+def own_address(toward: str = "") -> str:
+    """Returns the address of this machine on the way to `toward` (default: to anywhere), "" if there is no way.  Sends nothing."""
+    family = socket.AF_INET6 if ":" in toward else socket.AF_INET
+    for kind, host in ((family, toward),) if toward else _ELSEWHERE:
+        with suppress(OSError), socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing
+            found: str = probe.getsockname()[0]
+            if not is_unspecified(found):
+                return found
+    return ""
 
 
 def notify_systemd(state: str, fds: Sequence[int] = (), flags: int = 0) -> None:

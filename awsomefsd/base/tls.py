@@ -4,7 +4,8 @@ TLS is version 1.3 only, with a certificate on both sides, and no session ticket
 rotation replace files; connections that are open go on, the next ones use the files of that moment.  Certificate and key are two files, so
 between their replacements they do not fit: until they do, the contexts before stay in use, and the reason is logged once.
 
-The protocol name (ALPN) says the purpose of a connection: a voter's and a client's come to the same port.  A server's certificate must
+The protocol name (ALPN) says the purpose of a connection: a voter's and a client's come to the same port, and what a segment server speaks
+is offered and accepted on its port only.  A server's certificate must
 name the UUID of the node that was dialled as its DNS name, so that no member can stand in for another; a client's certificate says who
 dials.
 """
@@ -24,17 +25,23 @@ from awsomefsd.base.limits import PEM_BYTES_MAX
 
 PEER_PROTOCOL = "awsomefs-peer/1"
 CLIENT_PROTOCOL = "awsomefs-client/1"
+SEGMENT_PROTOCOL = "awsomefs-segment/1"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tls:
-    """The contexts of a node: `server` for nodes that dial us; `peer` and `client` for nodes that we dial, as a voter or as a client."""
+    """The contexts of a node: `server` for nodes that dial us; `peer` and `client` for nodes that we dial, as a voter or as a client.
+
+    `segment_server` and `segment_client`: the two sides of a connection to a segment server.
+    """
 
     server: ssl.SSLContext
     peer: ssl.SSLContext
     client: ssl.SSLContext
+    segment_server: ssl.SSLContext
+    segment_client: ssl.SSLContext
 
 
 TlsNow = Callable[[], Tls]  # called for every connection; raises OSError (ssl.SSLError is one) until the files were usable once
@@ -49,12 +56,14 @@ class PeerIdentity:
 
 
 def contexts(configure: Callable[[ssl.SSLContext], None]) -> Tls:
-    """Returns the three contexts; `configure` loads trust and certificate into each.  Raises what `configure` raises."""
+    """Returns the contexts; `configure` loads trust and certificate into each.  Raises what `configure` raises."""
     made = []
     for side, protocols in (
         (ssl.PROTOCOL_TLS_SERVER, [PEER_PROTOCOL, CLIENT_PROTOCOL]),
         (ssl.PROTOCOL_TLS_CLIENT, [PEER_PROTOCOL]),
         (ssl.PROTOCOL_TLS_CLIENT, [CLIENT_PROTOCOL]),
+        (ssl.PROTOCOL_TLS_SERVER, [SEGMENT_PROTOCOL]),
+        (ssl.PROTOCOL_TLS_CLIENT, [SEGMENT_PROTOCOL]),
     ):
         context = ssl.SSLContext(side)
         context.minimum_version = ssl.TLSVersion.TLSv1_3

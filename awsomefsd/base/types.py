@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from awsomefsd.base.limits import NUMBERS_JUMP
+
 ROOT_INO = 1
 BACKGROUND_BIT = 1 << 62  # set in the `unique` of requests that no FUSE request stands behind
 TRUNCATE_BIT = 1 << 60  # set in the id of the second entry of a request: a CREATE that found its file truncates it
@@ -19,6 +21,11 @@ def node_mount(node: str) -> int:
         return NODE_MOUNT_BIT | int(node.replace("-", ""), 16) & (NODE_MOUNT_BIT - 1)
     except ValueError:
         return 0
+
+
+def is_behind_recovery(session: int, before: int) -> bool:
+    """Returns True if the cluster went on from a copy between two sessions of a mount (decision 456).  `before`: 0 for none."""
+    return before != 0 and session // NUMBERS_JUMP != before // NUMBERS_JUMP
 
 
 def is_node_mount(mount: int) -> bool:
@@ -82,6 +89,52 @@ class SegmentInfo(Struct, array_like=True, gc=False):
     live_bytes: int = 0
 
 
+class SegmentInBays(SegmentInfo, array_like=True, gc=False):
+    """A segment in bays of a pool; its device and byte offset are 0.
+
+    A type of its own: answers that builds of before keep as results have the bytes that they had.
+    """
+
+    bays: list[SegmentBay] = []
+    stripe: int = 0
+    volume: int = 0  # all bytes in it are this volume's
+
+
+def bays_of(info: SegmentInfo) -> list[SegmentBay]:
+    """Returns the bays of a segment; [] of one that is on a device of its own."""
+    return info.bays if isinstance(info, SegmentInBays) else []
+
+
+BAY_MIRROR, BAY_COPYING, BAY_PARITY, BAY_STALE = range(1, 5)  # roles of bays (meta/machine/bays.py); a free one has none
+SPREAD_HOST, SPREAD_DEVICE = range(2)  # what no two mirrors of a segment have in common
+DEVICE_CLASSES = ("nvme", "ssd", "hdd")
+
+
+class Redundancy(Struct, array_like=True, gc=False, frozen=True):
+    """How many losses the data of a volume in a pool is to survive, and what it costs.
+
+    `copies`: mirrors of each segment.  `min_copies`: with so many reached a write is acknowledged where the others fail.  `data`,
+    `parities`: of a stripe, 0 where segments are mirrored only.  `quorum`: a majority acknowledges where none fails.
+    """
+
+    copies: int
+    min_copies: int
+    data: int = 0
+    parities: int = 0
+    spread: int = SPREAD_HOST
+    device_class: str = ""  # "": any
+    quorum: bool = False
+
+
+class SegmentBay(Struct, array_like=True, gc=False, frozen=True):
+    """A bay of a segment.  `durable`: up to where its bytes are known to be on the device.  `role`: BAY_MIRROR or BAY_COPYING."""
+
+    device: int
+    index: int
+    durable: int
+    role: int
+
+
 SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_SEALED, SEGMENT_QUARANTINED = range(4)
 SEGMENT_METADATA = 4  # kept by the metadata for itself
 
@@ -95,6 +148,7 @@ class SegmentProgress(Struct, array_like=True, gc=False):
     sealed: bool = False
     footer_offset: int = 0
     footer_bytes: int = 0
+    durable: list[tuple[int, int, int]] = []  # (device, index, bytes) of bays that have answered; others are where they were
 
 
 class DeviceInfo(Struct, array_like=True, gc=False):
@@ -113,6 +167,11 @@ class DeviceInfo(Struct, array_like=True, gc=False):
     draining: bool = False
     era: int = 0  # of the superblock that belongs to this state (io/device/identified.py)
     absent: bool = False  # no node sees it now
+    pool: int = 0  # its segments are bays of that pool, and the segment server of its node alone opens it; 0: it is in none
+    device_class: str = ""
+    server: str = ""  # the node whose segment server has attached it; "": none yet
+    lost: bool = False
+    address: str = ""  # where that server is reached by other nodes
 
 
 NAMES_WORDS = ("durable", "delegated")  # of a volume: a change of a name is in the log when it is answered, or its mount decides it
@@ -134,6 +193,11 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     lineage_parent: int = 0  # volume this one was cloned from
     lineage_snapshot: int = 0
     home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not decided yet (meta/machine/locality.py)
+
+
+def is_pool(home: str) -> bool:
+    """Returns whether `home` of a volume is a pool: its data is in bays."""
+    return home.startswith("pool ")
 
 
 class CsiVolumeInfo(Struct, array_like=True, gc=False):

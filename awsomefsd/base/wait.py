@@ -18,6 +18,24 @@ from types import GeneratorType
 from typing import Any, Protocol
 
 Resume = Callable[[Any, BaseException | None], None]
+_own = threading.local()
+
+
+def begin_reading_requests() -> None:
+    """Says that this thread reads requests of the kernel, until it ends.
+
+    There are few of them: as many requests to one silent node would stop the mount.  So what waits for another node asserts `may_wait`.
+    """
+    _own.reads_requests = True
+
+
+def may_wait() -> bool:
+    """Returns True on a thread that may wait for another node."""
+    return not getattr(_own, "reads_requests", False)
+
+
+class MustWait(Exception):
+    """What was asked for has to wait for another node, and this thread may not: another one has to do it."""
 
 
 class Wait(Protocol):

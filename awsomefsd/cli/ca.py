@@ -7,7 +7,7 @@ import time
 import click
 
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, say
 
 
 @click.group(cls=CliGroup)
@@ -43,4 +43,4 @@ def rotate(invocation: Invocation, form: str) -> None:
     if form == "json":
         print_json({"id": made})
     else:
-        click.echo(f"authority {made} is trusted from now on; the rotation goes on by itself (awsomefsd ca ls)")
+        say(f"authority {made} is trusted from now on; the rotation goes on by itself (awsomefsd ca ls)")

@@ -10,7 +10,7 @@ import click
 
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import output_option, print_json, print_table
+from awsomefsd.cli.output import output_option, print_json, print_table, say
 
 
 @click.group(cls=CliGroup)
@@ -68,7 +68,7 @@ def check(invocation: Invocation, form: str) -> None:
     if form == "json":
         print_json({"ok": True, "file": str(file) if file else None})
     else:
-        click.echo(f"{file or 'no configuration file'}: good")
+        say(f"{file or 'no configuration file'}: good")
 
 
 def _check_token(text: str, file: Path | None) -> None:

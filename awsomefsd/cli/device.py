@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import asdict
 
 from awsomefsd.base.errors import NotFound, WouldLoseData
-from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
+from awsomefsd.base.types import DEVICE_CLASSES
 from awsomefsd.cli.main import ERROR, OK, CliGroup, Invocation
-from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table, typed_again
+from awsomefsd.cli.output import (
+    SIZE,
+    counted,
+    message_dict,
+    output_option,
+    print_fields,
+    print_json,
+    print_table,
+    readable,
+    say,
+    typed_again,
+)
 from awsomefsd.cli.tables import print_devices
+from awsomefsd.cli.waiting import LongWork
+
+if TYPE_CHECKING:
+    from awsomefsd.admin.client import AdminClient
 
 DRAIN_POLL_S = 1.0
 SLOW_S = 300.0
@@ -30,21 +45,32 @@ def device() -> None:
 @click.option("--shared", is_flag=True, help="Other nodes see the same device too (SAN, iSCSI, NVMe-oF).")
 @click.option("--force", is_flag=True, help="Use the device even if it holds data: all of it is lost.  Asks for the path again.")
 @click.option("--yes-destroy", metavar="PATH", default="", help="For scripts: the path again, instead of --force and the question.")
+@click.option("--pool", is_flag=True, hidden=True, help="The device joins the pool of node-local storage.")
+@click.option("--class", "device_class", type=click.Choice(DEVICE_CLASSES), default=None, hidden=True, help="What the device is.")
+@click.option("--segment-size", type=SIZE, default=0, hidden=True, help="Of the pool's first device, such as 64M.")
 @output_option
 @click.pass_obj
-def add(invocation: Invocation, path: str, shared: bool, force: bool, yes_destroy: str, form: str) -> None:
+def add(
+    invocation: Invocation, path: str, shared: bool, force: bool, yes_destroy: str, pool: bool, device_class: str | None, segment_size: int,
+    form: str,
+) -> None:  # fmt: skip
     """Add the block device or file PATH to the cluster.
 
     A device that holds a filesystem, a partition table or other data of a known kind is refused with exit status 4 unless --force is given.
     """
+    if not pool and (device_class or segment_size):
+        raise click.UsageError("--class and --segment-size are for devices of a pool; add --pool, or leave them out")
     path = os.path.abspath(path)
     destroy = confirmed(path, yes_destroy) if force or yes_destroy else ""
     with invocation.client() as client:
-        added = client.call("AddDevice", timeout_s=120, path=path, shared=shared, destroy=destroy)
+        added = client.call(
+            "AddDevice", timeout_s=120, path=path, shared=shared, destroy=destroy, pool=int(pool), device_class=device_class or "",
+            segment_bytes=segment_size,
+        )  # fmt: skip
     if form == "json":
         print_json(message_dict(added))
     else:
-        click.echo(f"added {added.path} as device {added.device}: {counted(added.segments, 'segment')} of {added.segment_bytes >> 20} MiB")
+        say(f"added {added.path} as device {added.device}: {counted(added.segments, 'segment')} of {added.segment_bytes >> 20} MiB")
 
 
 def confirmed(path: str, given: str) -> str:
@@ -82,13 +108,27 @@ def show(invocation: Invocation, which: str, form: str) -> None:
         print_json(message_dict(found))
         return
     shown = message_dict(found)
-    seen = shown.pop("seen")
-    for name, value in shown.items():
-        click.echo(f"{name:<16}{printable(value)}")
+    seen, served = shown.pop("seen"), shown.pop("served")
+    fields = readable(shown)
     for one in seen:
         where = f"at {one['path']}" if one["path"] else "not found"
-        words = f"{one['name']} {where}: {one['state']} ({one['heard_ms_ago'] / 1_000:.1f} s ago)"
-        click.echo(f"{'seen by':<16}{printable(words)}")
+        fields.append(("seen by", f"{one['name']} {where}: {one['state']} ({one['heard_ms_ago'] / 1_000:.1f} s ago)"))
+    for said in served:
+        fields += served_fields(said)
+    print_fields(fields)
+
+
+def served_fields(said: dict[str, Any]) -> list[tuple[str, object]]:
+    """Returns what this node's segment server says of a device, for people."""
+    fields: list[tuple[str, object]] = [("bays", f"{said['bays']}, {said['bays_open']} being written to")]
+    for one in said["copying"]:
+        done, end = format_bytes(one["done_bytes"]), format_bytes(one["end_bytes"])
+        fields.append(("copying", f"segment {one['segment']} into bay {one['index']}: {done} of {end}"))
+    for one in said["work"]:
+        much = f", {format_bytes(one['bytes'])}" if one["bytes"] else ""
+        kinds = "flushes" if one["kind"] == "flush" else f"{one['kind']}s"
+        fields.append((kinds, f"{one['done']}{much}, usually {one['usual_ms']:.1f} ms, {counted(one['errors'], 'error')}"))
+    return fields
 
 
 @device.command()
@@ -106,11 +146,8 @@ def collect(invocation: Invocation, action: str, form: str) -> None:
     if form == "json":
         print_json(message_dict(report))
         return
-    click.echo(f"{'state':<20}{report.state}")
-    for name, value in sorted(report.figures.items()):
-        click.echo(f"{name:<20}{format_bytes(value) if name.endswith('_bytes') else value}")
-    if report.last_error:
-        click.echo(f"{'last error':<20}{report.last_error}")
+    figures = [(name, format_bytes(value) if name.endswith("_bytes") else value) for name, value in sorted(report.figures.items())]
+    print_fields([("state", report.state), *figures, *([("last error", report.last_error)] if report.last_error else [])])
 
 
 @device.command()
@@ -143,7 +180,7 @@ def grow(invocation: Invocation, which: str, form: str) -> None:
     if form == "json":
         print_json(message_dict(grown))
     else:
-        click.echo(f"device {grown.device} has {counted(grown.segments, 'segment')} now, {format_bytes(grown.bytes)}")
+        say(f"device {grown.device} has {counted(grown.segments, 'segment')} now, {format_bytes(grown.bytes)}")
 
 
 @device.command()
@@ -161,17 +198,26 @@ def drain(invocation: Invocation, which: str, undo: bool, waits: bool, form: str
     """
     with invocation.client() as client:
         report = client.call("DrainDevice", timeout_s=SLOW_S, device=which, undo=undo)
-        while waits and not undo and report.segments_used:
-            time.sleep(DRAIN_POLL_S)
-            report = client.call("DrainDevice", timeout_s=SLOW_S, device=str(report.device.device), look=True)
+        if waits and not undo:
+            report = _emptied(client, report)
     if form == "json":
         print_json(message_dict(report))
     elif undo:
-        click.echo(f"device {report.device.device} is used again")
+        say(f"device {report.device.device} is used again")
     else:
         are = "is" if report.segments_used == 1 else "are"
         left = f"{counted(report.segments_used, 'segment')} {are} in use, {format_bytes(report.live_bytes)} live in them"
-        click.echo(f"device {report.device.device} takes nothing new; {left if report.segments_used else 'it is empty'}")
+        say(f"device {report.device.device} takes nothing new; {left if report.segments_used else 'it is empty'}")
+
+
+def _emptied(client: AdminClient, report: Any) -> Any:
+    """Waits until the device is empty, and returns the last report."""
+    with LongWork("draining") as progress:
+        while report.segments_used:
+            progress.text = f"{counted(report.segments_used, 'segment')} to move, {format_bytes(report.live_bytes)} live"
+            time.sleep(DRAIN_POLL_S)
+            report = client.call("DrainDevice", timeout_s=SLOW_S, device=str(report.device.device), look=True)
+    return report
 
 
 @device.command()
@@ -183,7 +229,7 @@ def remove(invocation: Invocation, which: str) -> None:
     Exit status 4 while anything is on it.
     """
     with invocation.client() as client:
-        click.echo(client.call("RemoveDevice", timeout_s=SLOW_S, device=which).done)
+        say(client.call("RemoveDevice", timeout_s=SLOW_S, device=which).done)
 
 
 @device.command()
@@ -200,9 +246,7 @@ def identify(invocation: Invocation, which: str, form: str) -> None:
     if form == "json":
         print_json([message_dict(fact) for fact in facts])
         return
-    width = max((len(fact.name) for fact in facts), default=0) + 2
-    for fact in facts:
-        click.echo(f"{fact.name:<{width}}{fact.value}")
+    print_fields((fact.name, fact.value) for fact in facts)
 
 
 @device.command()
@@ -223,22 +267,23 @@ def recover(invocation: Invocation, paths: tuple[str, ...], dry_run: bool, in_pl
 
     proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
     work = recover_in_place if in_place else recover_fresh
-    report = work(invocation.settings.state_dir, list(paths), proof, dry_run=dry_run)
+    with LongWork("reading the devices"):
+        report = work(invocation.settings.state_dir, list(paths), proof, dry_run=dry_run)
     if form == "json":
         print_json(asdict(report))
     else:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time_ns // 1_000_000_000))
         verb = "recovered" if report.done else "would recover"
-        click.echo(f"{verb} cluster {report.cluster} up to entry {report.index} (term {report.term}) from {report.source}, written {when}")
+        say(f"{verb} cluster {report.cluster} up to entry {report.index} (term {report.term}) from {report.source}, written {when}")
         for missing in report.missing_devices:
-            click.echo(f"device {missing} was not given: add it with `awsomefsd device add PATH` before its files are read")
+            say(f"device {missing} was not given: add it with `awsomefsd device add PATH` before its files are read")
         if report.done and not report.checkpointed:
-            click.echo("the device had no room for a checkpoint of the recovered state; the daemon tries again")
+            say("the device had no room for a checkpoint of the recovered state; the daemon tries again")
         for fault in report.faults:
-            click.echo(fault)
+            say(fault)
         if report.done:
             found = f"{counted(len(report.faults), 'fault')}, see above; do not go on without help"
-            click.echo(found if report.faults else "the state is sound")
+            say(found if report.faults else "the state is sound")
     return ERROR if report.faults else OK
 
 

@@ -13,7 +13,8 @@ import click
 from awsomefsd.base.errors import Error, NotFound
 from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliCommand, Invocation
-from awsomefsd.cli.output import counted, output_option, print_json
+from awsomefsd.cli.output import counted, output_option, print_json, say
+from awsomefsd.cli.waiting import LongWork
 
 if TYPE_CHECKING:
     from awsomefsd.recovery.fsck import FsckReport
@@ -54,10 +55,11 @@ def fsck(invocation: Invocation, repair: bool, dry_run: bool, no_replay: bool, f
         if not (settings.state_dir / "meta" / "store" / "data.mdb").exists():
             raise NotFound(f"{settings.state_dir}/meta holds no metadata yet; start the daemon once with `awsomefsd run`")
         voters = bool(settings.metadata.voters)
-        with identity.StateLock(settings.state_dir, "fsck"):
+        with identity.StateLock(settings.state_dir, "fsck"), LongWork("checking"):
             report = Fsck(settings.state_dir, node, replay=not no_replay, repair=repair, dry_run=dry_run, voters=voters).run()
     except (Error, OSError) as err:
-        click.echo(f"awsomefsd: {err}", err=True)
+        words = f"{err.filename}: {err.strerror}" if isinstance(err, OSError) and err.filename else str(err)
+        click.echo(f"awsomefsd: {printable(words)}", err=True)
         return NOT_DONE
     left = report.remaining if repair and not dry_run else report.faults
     if form == "json":
@@ -77,19 +79,19 @@ def _print(report: FsckReport, *, repaired: bool, planned: bool) -> None:
     parts = (report.volumes, "volume"), (report.files, "file"), (report.devices, "device")
     checked = "checked " + ", ".join(counted(number, noun) for number, noun in parts)
     if not report.faults:
-        click.echo(f"clean; {checked}")
+        say(f"clean; {checked}")
     elif not (repaired or planned):
-        click.echo(f"{counted(len(report.faults), 'fault')}; {checked}; `awsomefsd fsck --dry-run` says what a repair would do")
+        say(f"{counted(len(report.faults), 'fault')}; {checked}; `awsomefsd fsck --dry-run` says what a repair would do")
     else:
         _some([f"cannot be repaired: {fault['where']}: {fault['what']}" for fault in report.remaining])
         lost = sum(bool(act["loss"]) for act in report.actions)
         would = "are" if repaired else "would be"
         found = f"{counted(len(report.faults), 'fault')}, {len(report.remaining)} {would} left"
-        click.echo(f"{found}, {counted(lost, 'time')} something is lost; {checked}")
+        say(f"{found}, {counted(lost, 'time')} something is lost; {checked}")
 
 
 def _some(lines: list[str]) -> None:
     for line in lines[:SHOWN_MAX]:
-        click.echo(printable(line))
+        say(printable(line))
     if len(lines) > SHOWN_MAX:
-        click.echo(f"... and {len(lines) - SHOWN_MAX} more (-o json shows all)")
+        say(f"... and {len(lines) - SHOWN_MAX} more (-o json shows all)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from awsomefsd.cli.main import CliCommand, Invocation
-from awsomefsd.cli.output import output_option, print_json
+from awsomefsd.cli.output import output_option, print_json, say
 
 
 @click.command(cls=CliCommand)
@@ -30,4 +30,4 @@ def init(invocation: Invocation, site: int | None, form: str) -> None:
     if form == "json":
         print_json({"cluster": made.cluster, "node": made.node, "site": made.site, "state_dir": str(settings.state_dir)})
         return
-    click.echo(f"cluster {made.cluster}\nnode    {made.node}\nstate   {settings.state_dir}\nnext    awsomefsd keeper & awsomefsd run &")
+    say(f"cluster {made.cluster}\nnode    {made.node}\nstate   {settings.state_dir}\nnext    awsomefsd keeper & awsomefsd run &")

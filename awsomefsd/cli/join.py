@@ -7,7 +7,7 @@ import time
 import click
 
 from awsomefsd.cli.main import CliCommand, Invocation
-from awsomefsd.cli.output import output_option, print_json
+from awsomefsd.cli.output import output_option, print_json, say
 
 PURGE_S = 60.0
 
@@ -31,9 +31,9 @@ def join(invocation: Invocation, token: str | None, form: str) -> None:
         print_json({"cluster": made.cluster, "node": made.node, "role": made.role, "site": made.site, "state_dir": str(settings.state_dir)})
         return
     running = (settings.run_dir / "admin.sock").exists()
-    click.echo(f"cluster {made.cluster}\nnode    {made.node}\nrole    {made.role}\nstate   {settings.state_dir}")
+    say(f"cluster {made.cluster}\nnode    {made.node}\nrole    {made.role}\nstate   {settings.state_dir}")
     if not running:
-        click.echo("next    awsomefsd keeper & awsomefsd run &")
+        say("next    awsomefsd keeper & awsomefsd run &")
 
 
 @click.command(cls=CliCommand)
@@ -56,19 +56,19 @@ def leave(invocation: Invocation, force: bool, purge: bool, yes_destroy: str) ->
         ends = [mount.directory for mount in client.call("ListMounts").mounts] if purge and force else []
         left = list(client.call("Leave", force=force, purge=purge, destroy=yes_destroy).left)
     for directory in ends:
-        click.echo(f"unmounted {directory} by force; what was not durable there is lost")
+        say(f"unmounted {directory} by force; what was not durable there is lost")
     identity = invocation.settings.state_dir / "node.json"
     until = time.monotonic() + PURGE_S
     while purge and identity.exists() and time.monotonic() < until:
         time.sleep(0.05)
     if not purge:
-        click.echo(
+        say(
             "this node has left the cluster; stop its daemon.  Its state directory is kept but has no use any more: delete it when you like"
         )
     else:
         done = "the cluster has ended" if yes_destroy else "this node has left the cluster"
-        click.echo(f"{done}, and its state here is deleted" if not identity.exists() else f"{done}; the daemon still ends")
+        say(f"{done}, and its state here is deleted" if not identity.exists() else f"{done}; the daemon still ends")
         if left:
-            click.echo(f"kept in {invocation.settings.state_dir}: {', '.join(left)}")
+            say(f"kept in {invocation.settings.state_dir}: {', '.join(left)}")
         if invocation.settings.token.get_secret_value():
-            click.echo("the settings have a token: a daemon that starts here joins with it again; remove it, or stop the service")
+            say("the settings have a token: a daemon that starts here joins with it again; remove it, or stop the service")

@@ -10,6 +10,7 @@ import click
 
 from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliGroup, Invocation
+from awsomefsd.cli.output import GivenName, say
 
 
 @click.group(cls=CliGroup)
@@ -21,7 +22,7 @@ def log() -> None:
 @click.option(
     "--from", "after", type=click.IntRange(0, 2**63 - 1), default=0, help="Begin after this index [the oldest entry that is kept]."
 )
-@click.option("--reader", default="", help="Name of this reader.  It continues next time where it stopped; the log is kept for it.")
+@click.option("--reader", type=GivenName(), help="Name of this reader.  It continues next time where it stopped; the log is kept for it.")
 @click.option("--no-wait", is_flag=True, help="Exit after the newest entry.")
 @click.option(
     "-o",
@@ -33,11 +34,11 @@ def log() -> None:
     help="Output format: lines for people, JSON objects for programs.",
 )
 @click.pass_obj
-def follow(invocation: Invocation, after: int, reader: str, no_wait: bool, form: str) -> None:
+def follow(invocation: Invocation, after: int, reader: str | None, no_wait: bool, form: str) -> None:
     """Print every change of the metadata in order, and wait for more."""
     with invocation.client() as client:
-        for change in client.follow(after=after, follow=not no_wait, reader=reader):
-            click.echo(_json_line(change) if form == "json" else _line(change))
+        for change in client.follow(after=after, follow=not no_wait, reader=reader or ""):
+            click.echo(_json_line(change)) if form == "json" else say(_line(change))
 
 
 @log.command(name="remove-reader")
@@ -47,7 +48,7 @@ def remove_reader(invocation: Invocation, name: str) -> None:
     """Remove the named reader; the log is no longer kept for it."""
     with invocation.client() as client:
         client.call("RemoveReader", name=name)
-    click.echo(f"reader {name} is removed")
+    say(f"reader {name} is removed")
 
 
 def _line(change: Any) -> str:

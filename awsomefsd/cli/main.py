@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OK, ERROR, USAGE, DEGRADED, WOULD_LOSE_DATA = range(5)
 INTERRUPTED = 130
+COMPLETE_VARIABLE = "_AWSOMEFSD_COMPLETE"  # in the environment: a shell asks what may come next
 
 # name: (module:attribute, one line of help)
 COMMANDS = {
@@ -35,6 +36,12 @@ COMMANDS = {
     "node": ("node:node", "List, cordon, drain and remove nodes."),
     "ca": ("ca:ca", "List and rotate the certificate authority of the cluster."),
     "status": ("status:status", "Show the state of this node and its cluster."),
+    "doctor": ("doctor:doctor", "Find what is wrong on this node and in its cluster, and what mends it."),
+    "stats": ("looking.stats:stats", "Print what this node does, one line an interval."),
+    "top": ("looking.stats:top", "Show the busiest mounts, operations and nodes."),
+    "bench": ("looking.bench:bench", "Measure how fast disk, devices, network, metadata and a mount are."),
+    "info": ("looking.info:info", "Show what a file is, where its data lies, and who has it open."),
+    "summary": ("looking.summary:summary", "Show the sizes and counts of a tree."),
     "device": ("device:device", "Add, list, grow, drain, remove and recover storage devices."),
     "quarantine": ("quarantine:quarantine", "List and release segments that late writes could still reach."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),
@@ -49,12 +56,18 @@ COMMANDS = {
     "kubernetes": ("kubernetes:kubernetes", "Run what a cluster in Kubernetes needs beside the pods of its nodes."),
     "probe": ("processes.probe:probe", "Check whether the daemon of this node answers."),
     "log": ("log:log", "Print the changes of the metadata as they are committed."),
+    "ui": ("looking.ui:ui", "Serve a web page that shows this node and its cluster."),
+    "events": ("looking.events:events", "Print who did what to the cluster, and wait for more."),
     "config": ("config:config", "Show and check the configuration."),
     "self-check": ("self_check:self_check", "Check that this program works on this host."),
+    "completion": ("completion:completion", "Print the script that completes commands in a shell."),
     "version": ("version:version", "Show the version of the program and of its formats."),
     "mount-helper": ("processes.mount_helper:mount_helper", "Run by /sbin/mount.awsomefs."),
     "check-copy": ("processes.check_copy:check_copy", "Check a copy of the metadata store (run by scrub)."),
     "umount-helper": ("processes.mount_helper:umount_helper", "Run by /sbin/umount.fuse.awsomefs."),
+}
+UNFINISHED = {  # in no list and no help: what they are part of is not complete
+    "segments": ("processes.segments:segments", "Serve this node's devices of pools."),
 }
 HELP = """Turn the storage of Linux machines into one POSIX filesystem.
 
@@ -64,7 +77,7 @@ STATUSES = {
     OK: "done",
     ERROR: "error; the message says what is wrong and what to do",
     USAGE: "wrong usage",
-    DEGRADED: "status, scrub status: something needs attention",
+    DEGRADED: "status, doctor, scrub status: something needs attention",
     WOULD_LOSE_DATA: "refused because data would be lost",
     INTERRUPTED: "interrupted",
 }
@@ -92,8 +105,9 @@ class Invocation:
     def client(self) -> AdminClient:
         """Returns a client that is connected to the daemon.  Raises Unavailable, Refused or ConfigError; the message says what to do."""
         from awsomefsd.admin.client import AdminClient
+        from awsomefsd.cli.waiting import LongWork
 
-        return AdminClient(self.settings.admin_socket)
+        return AdminClient(self.settings.admin_socket, lambda rpc: LongWork(f"waiting for the daemon ({rpc})"))
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -102,17 +116,20 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any
     return value
 
 
-class _GivenPath(click.Path):
-    """A path that is not empty: an empty one would be the directory that somebody happens to be in."""
+class GivenPath(click.Path):
+    """A path that is not empty: an empty one would be the directory that somebody happens to be in.
+
+    It is not looked at, which click would do: on a network that is gone that hangs, and `doctor` is there to say so.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("the path is empty; write one, or leave the option out", param, ctx)
-        return super().convert(value, param, ctx)
+        return Path(value)
 
 
 def _global_options() -> list[click.Parameter]:
-    path = _GivenPath(path_type=Path)
+    path = GivenPath(path_type=Path)
     return [
         click.Option(
             ["--state-dir"],
@@ -166,9 +183,9 @@ class LazyGroup(click.Group):
         return [name for name in COMMANDS if name not in HIDDEN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in UNFINISHED:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        module, _, attribute = (COMMANDS.get(cmd_name) or UNFINISHED[cmd_name])[0].partition(":")
         command = getattr(importlib.import_module(f"awsomefsd.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
@@ -179,7 +196,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if name and name not in COMMANDS and not name.startswith("-"):
+        if name and name not in COMMANDS and name not in UNFINISHED and not name.startswith("-"):
             import difflib
 
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
@@ -210,44 +227,65 @@ cli = LazyGroup(
 
 def run(words: list[str]) -> int:
     """Runs a command line and returns the exit status; errors are printed on stderr, and none is raised."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its notes of ended connections are no news, and go to people's terminals
+    if shell := os.environ.get(COMPLETE_VARIABLE):
+        return _complete(shell)
     try:
         result = cli.main(args=words, prog_name="awsomefsd", standalone_mode=False, obj=Invocation())
         return result if isinstance(result, int) else OK
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as err:
-        err.show()
+        _show(err)
         return err.exit_code  # USAGE or ERROR; the mount helpers have their own
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", INTERRUPTED)
+        return _say(INTERRUPTED, "interrupted")
     except errors.WouldLoseData as err:
-        return _say(str(err), WOULD_LOSE_DATA)
+        return _say(WOULD_LOSE_DATA, str(err))
+    except errors.ConfigError as err:
+        return _say(ERROR, *err.lines)
     except errors.Error as err:
-        return _say(str(err), ERROR)
+        return _say(ERROR, str(err))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has ended
         return ERROR
     except UnicodeEncodeError as err:
         if err.reason != "surrogates not allowed":
             return _say_unexpected(err)
-        return _say(f"{err.object} is no UTF-8; what is sent to the daemon has to be", ERROR)
+        return _say(ERROR, f"{err.object} is no UTF-8; what is sent to the daemon has to be")
     except Exception as err:
         return _say_unexpected(err)
 
 
-def _say(words: str, code: int) -> int:
+def _complete(instruction: str) -> int:
+    """Answers the script of `awsomefsd completion`, which asks by the environment what may come next."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {"obj": Invocation()}, "awsomefsd", COMPLETE_VARIABLE, instruction)
+
+
+def _show(err: click.ClickException) -> None:
+    """Prints wrong usage.  What the user typed stays in its line; the lines of a help, and of what may be chosen, are click's."""
+    from awsomefsd.base.log import printable
+
+    if not isinstance(err, (click.MissingParameter, click.exceptions.NoArgsIsHelpError)):
+        err.message = printable(err.message)  # type: ignore[misc]  # there is no other way into the text that `show` makes
+    err.show()
+
+
+def _say(code: int, *lines: str) -> int:
     from awsomefsd.base.log import printable
 
     _raise_in_debug()
-    shown = "\n".join(map(printable, words.split("\n")))  # others chose names in it
+    shown = "\n".join(map(printable, lines))  # others chose names in it
     click.echo(f"awsomefsd: {shown}", err=True)
     return code
 
 
 def _say_unexpected(err: Exception) -> int:
     if isinstance(err, OSError):
-        return _say(f"{err.filename or 'system call'}: {err.strerror or err}", ERROR)
-    return _say(f"a bug: {type(err).__name__}: {err}; run the command again with AWSOMEFSD_DEBUG=1 and report the output", ERROR)
+        return _say(ERROR, f"{err.filename or 'system call'}: {err.strerror or err}")
+    return _say(ERROR, f"a bug: {type(err).__name__}: {err}; run the command again with AWSOMEFSD_DEBUG=1 and report the output")
 
 
 def _raise_in_debug() -> None:

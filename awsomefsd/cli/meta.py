@@ -14,8 +14,10 @@ import click
 from msgspec.structs import asdict
 
 from awsomefsd.base.errors import AlreadyExists
+from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import ERROR, OK, CliCommand, CliGroup, Invocation
-from awsomefsd.cli.output import counted, output_option, print_json
+from awsomefsd.cli.output import counted, output_option, print_json, say
+from awsomefsd.cli.waiting import LongWork
 
 if TYPE_CHECKING:
     from awsomefsd.recovery.backup import BackupHeader
@@ -44,7 +46,7 @@ def backup(invocation: Invocation, file: Path, force: bool, form: str) -> None:
     if form == "json":
         print_json(asdict(header) | {"file": str(file), "bytes": file.stat().st_size})
     else:
-        click.echo(f"{file}: cluster {header.cluster} up to entry {header.index}, {file.stat().st_size} bytes, checked")
+        say(f"{file}: cluster {header.cluster} up to entry {header.index}, {format_bytes(file.stat().st_size)}, checked")
 
 
 def _take(invocation: Invocation, file: Path, *, force: bool) -> BackupHeader:
@@ -55,9 +57,10 @@ def _take(invocation: Invocation, file: Path, *, force: bool) -> BackupHeader:
         raise AlreadyExists(f"{file} exists; choose another name, or replace it with --force")
     new = file.with_name(file.name + ".new")
     try:
-        with invocation.client() as client, os.fdopen(durable.create(new), "wb") as out:
+        with invocation.client() as client, os.fdopen(durable.create(new), "wb") as out, LongWork("writing") as progress:
             for piece in client.backup():
                 out.write(piece)
+                progress.text = f"{format_bytes(out.tell())} written"
             out.flush()
             os.fsync(out.fileno())
         header = read_backup(new)  # what was written is what comes back
@@ -90,25 +93,27 @@ def restore(invocation: Invocation, file: Path, devices: tuple[str, ...], confir
         header = read_backup(file)
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.time_ns // 1_000_000_000))
         words = f"{file} is whole: cluster {header.cluster} up to entry {header.index}, made {when} by node {header.node}"
-        print_json(asdict(header)) if form == "json" else click.echo(words)
+        print_json(asdict(header)) if form == "json" else say(words)
         return OK
     with ExitStack() as undo:
         store = begin(invocation.settings.state_dir, undo)
-        header = read_backup(file, store / "data.mdb")
         proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
-        return _say(finish(invocation.settings.state_dir, header.cluster, header.term, list(devices), proof, undo), form)
+        with LongWork("restoring"):
+            header = read_backup(file, store / "data.mdb")
+            made = finish(invocation.settings.state_dir, header.cluster, header.term, list(devices), proof, undo)
+        return _say(made, form)
 
 
 def _say(made: Restored, form: str) -> int:
     if form == "json":
         print_json(asdict(made))
     else:
-        click.echo(f"node {made.node} has the metadata of cluster {made.cluster} up to entry {made.index}")
+        say(f"node {made.node} has the metadata of cluster {made.cluster} up to entry {made.index}")
         for missing in made.missing_devices:
-            click.echo(f"device {missing} was not given: add it with `awsomefsd device add PATH` before its files are read")
+            say(f"device {missing} was not given: add it with `awsomefsd device add PATH` before its files are read")
         for fault in made.faults:
-            click.echo(fault)
-        click.echo(
+            say(fault)
+        say(
             f"{counted(len(made.faults), 'fault')}, see above" if made.faults else "the state is sound; start the node with `awsomefsd run`"
         )
     return ERROR if made.faults else OK
@@ -148,9 +153,11 @@ def load(invocation: Invocation, file: Path, devices: tuple[str, ...], confirm_n
     from awsomefsd.recovery.restore import begin, finish
 
     with ExitStack() as undo:
-        header: Any = load_dump(file, begin(invocation.settings.state_dir, undo))
         proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
-        return _say(finish(invocation.settings.state_dir, header.cluster, header.term, list(devices), proof, undo), form)
+        with LongWork("loading"):
+            header: Any = load_dump(file, begin(invocation.settings.state_dir, undo))
+            made = finish(invocation.settings.state_dir, header.cluster, header.term, list(devices), proof, undo)
+        return _say(made, form)
 
 
 @meta.command(cls=CliCommand)
@@ -175,13 +182,11 @@ def recover(invocation: Invocation, force_single: bool, confirm_majority_lost: b
     if form == "json":
         print_json(asdict(made))
         return
-    click.echo(f"node {made.node} is the only voter now, with everything up to entry {made.index} (generation {made.generation})")
+    say(f"node {made.node} is the only voter now, with everything up to entry {made.index} (generation {made.generation})")
     for lost in made.lost:
-        click.echo(
-            f"no longer a voter: node {lost}; remove it (awsomefsd node remove), or move its state_dir/meta away before it starts again"
-        )
+        say(f"no longer a voter: node {lost}; remove it (awsomefsd node remove), or move its state_dir/meta away before it starts again")
     for missing in made.missing_devices:
-        click.echo(f"not seen here, so not looked at: device {missing}")
+        say(f"not seen here, so not looked at: device {missing}")
     for fault in made.faults:
-        click.echo(f"fault: {fault}; run awsomefsd fsck")
-    click.echo("next: awsomefsd run")
+        say(f"fault: {fault}; run awsomefsd fsck")
+    say("next: awsomefsd run")

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
 from awsomefsd.base.errors import Error
-from awsomefsd.cli.main import ERROR, OK, CliCommand, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json
+from awsomefsd.cli.main import ERROR, OK, CliCommand, GivenPath, Invocation
+from awsomefsd.cli.output import message_dict, output_option, print_json, say
 from awsomefsd.cli.tables import print_mounts, print_power_cuts
 from awsomefsd.config import mount_options
 
 
 @click.command(cls=CliCommand)
 @click.argument("volume", required=False)
-@click.argument("directory", type=click.Path(), required=False)
+@click.argument("directory", type=GivenPath(), required=False)
 @click.option(
     "-O", "--options", "options", multiple=True, help="Mount options as mount(8) takes them after -o: ro,noatime,nosuid,... (repeatable)."
 )
 @click.option("--read-only", "-r", is_flag=True, help="Mount read-only; the same as -O ro.")
 @output_option
 @click.pass_obj
-def mount(invocation: Invocation, volume: str | None, directory: str | None, options: tuple[str, ...], read_only: bool, form: str) -> None:
+def mount(invocation: Invocation, volume: str | None, directory: Path | None, options: tuple[str, ...], read_only: bool, form: str) -> None:
     """Mount VOLUME on DIRECTORY; without arguments, list the mounts of this node.
 
     A volume can be mounted on several directories, each with its own ro, nosuid, nodev, noexec; other options are the same.
@@ -30,6 +31,8 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
     mount(8) and fstab work too: mount -t awsomefs VOLUME DIR.
     """
     if volume is None:
+        if options or read_only:
+            raise click.UsageError("VOLUME and DIRECTORY are missing: awsomefsd mount VOLUME DIRECTORY -O OPTIONS")
         with invocation.client() as client:
             mounts = client.call("ListMounts", power_cut=True).mounts
         if form == "json":
@@ -43,13 +46,13 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
     words = asked_words(invocation, [word for text in options for word in mount_options.split(text)])
     if read_only:
         words.append("ro")
-    made = perform_mount(invocation, volume, directory, words)
+    made = perform_mount(invocation, volume, str(directory), words)
     if form == "json":
         print_json(made)
     else:
-        click.echo(f"mounted {made['volume']} on {made['directory']}")
+        say(f"mounted {made['volume']} on {made['directory']}")
         if made["power_cut"]:  # a daemon of an older build does not say it
-            click.echo(made["power_cut"])
+            say(str(made["power_cut"]))
 
 
 def asked_words(invocation: Invocation, words: list[str]) -> list[str]:
@@ -79,7 +82,9 @@ def perform_mount(invocation: Invocation, volume: str, directory: str, options: 
 @click.argument("target", required=False)
 @click.option("--all", "-a", "everything", is_flag=True, help="Unmount every mount of this node.")
 @click.option(
-    "--force", "-f", is_flag=True,
+    "--force",
+    "-f",
+    is_flag=True,
     help="Abort requests that hang, and wait only shortly for the flush: buffered data and delegated changes of names may be lost.",
 )
 @output_option
@@ -116,7 +121,7 @@ def _say_unmounted(done: dict[str, object], form: str) -> None:
     if form == "json":
         print_json(done)
         return
-    click.echo(f"unmounted {done['directory']}" + (" (bind mounts or other mount namespaces still use it)" if done["detached"] else ""))
+    say(f"unmounted {done['directory']}" + (" (bind mounts or other mount namespaces still use it)" if done["detached"] else ""))
     if not done["flushed"]:
         click.echo("awsomefsd: the newest writes may be lost: they could not be written to storage", err=True)
 
@@ -143,7 +148,7 @@ def flush(invocation: Invocation, target: str, form: str) -> None:
 
     with invocation.client() as client:
         done = client.call("Flush", timeout_s=UMOUNT_S, target=_target(target))
-    print_json(message_dict(done)) if form == "json" else click.echo(f"{done.directory} is durable")
+    print_json(message_dict(done)) if form == "json" else say(f"{done.directory} is durable")
 
 
 def _target(target: str) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from awsomefsd.base.errors import NotFound
-from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_fields, print_json, print_table, say
 
 _DONE = {
     "cordon": "takes nothing new now",
@@ -78,8 +77,7 @@ def show(invocation: Invocation, name: str, form: str) -> None:
         "behind": lag,
         "issuer": row.issuer or "-",
     }
-    for key, value in shown.items():
-        click.echo(f"{key:<10}{printable(value)}")
+    print_fields(shown.items())
 
 
 def _state(row: Any) -> str:
@@ -120,7 +118,7 @@ def _act(invocation: Invocation, action: str, name: str, form: str, force: bool 
     if form == "json":
         print_json(message_dict(changed))
     else:
-        click.echo(f"node {changed.name} ({changed.node}) {_DONE[action]}")
+        say(f"node {changed.name} ({changed.node}) {_DONE[action]}")
 
 
 @node.command()

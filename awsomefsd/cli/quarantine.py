@@ -10,7 +10,7 @@ import click
 from awsomefsd.base.errors import NotFound
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, typed_again
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, say, typed_again
 
 
 @click.group(cls=CliGroup)
@@ -72,4 +72,4 @@ def release(invocation: Invocation, number: int, reason: str, confirm: str, form
     if form == "json":
         print_json(message_dict(done))
     else:
-        click.echo(f"{done.segments} segments of session {number} are released")
+        say(f"{done.segments} segments of session {number} are released")

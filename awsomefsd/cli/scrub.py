@@ -10,7 +10,7 @@ import click
 from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import OK, CliGroup, Invocation
-from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json
+from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json, say
 
 FINDINGS = 3  # as a degraded status: something needs attention
 
@@ -21,15 +21,25 @@ def scrub() -> None:
 
 
 @scrub.command()
-@click.option("--rate", type=SIZE, default=0, help="Bytes to read a second at most [64M].  On a slow device it reads less.")
+@click.option("--rate", type=SIZE, help="Bytes to read a second at most [64M].  On a slow device it reads less.")
 @output_option
 @click.pass_obj
-def start(invocation: Invocation, rate: int, form: str) -> None:
+def start(invocation: Invocation, rate: int | None, form: str) -> None:
     """Start a scrub now.  It runs in the background and continues after a restart of the daemon.
 
     Without this command each node begins one every 28 days (scrub.every).
     """
-    _ask(invocation, "ScrubStart", form, bytes_per_s=rate)
+    if rate == 0:
+        raise click.BadParameter(_no_rate(), param_hint="--rate")
+    _ask(invocation, "ScrubStart", form, bytes_per_s=rate or 0)  # 0: as the daemon does without a rate
+
+
+def _no_rate() -> str:
+    from awsomefsd.base.limits import SCRUB_BYTES_PER_S
+    from awsomefsd.node.maintenance.scrub import SLOWEST_BYTES_PER_S
+
+    usual = f"{format_bytes(SLOWEST_BYTES_PER_S)} to {format_bytes(SCRUB_BYTES_PER_S)}"
+    return f"0 reads nothing; give 1 byte a second or more (a round that begins by itself: {usual}); `awsomefsd scrub stop` ends a scrub"
 
 
 @scrub.command()
@@ -63,13 +73,13 @@ def _ask(invocation: Invocation, rpc: str, form: str, **fields: Any) -> Any:
         print_json(message_dict(found))
         return found
     began = (_moment(found.started_ns) + (" by itself" if found.by_itself else "")) if found.started_ns else "-"
-    click.echo(f"scrub {found.state}; begun {began}; {found.segments} segments, {found.extents} extents, {format_bytes(found.bytes)} read")
+    say(f"scrub {found.state}; begun {began}; {found.segments} segments, {found.extents} extents, {format_bytes(found.bytes)} read")
     if found.due_ns:
-        click.echo(f"the next round begins by itself at {_moment(found.due_ns)}")
+        say(f"the next round begins by itself at {_moment(found.due_ns)}")
     if found.reason:
-        click.echo(f"it failed: {found.reason}")
+        say(f"it failed: {found.reason}")
     for finding in found.findings:
         file = f" file {finding.path} of volume {finding.volume} offset {finding.offset}:" if finding.path else ""
-        click.echo(printable(f"{finding.where}:{file} {finding.what}{' [repaired]' if finding.repaired else ''}"))
-    click.echo(f"{found.found} found, {found.repaired} repaired")
+        say(printable(f"{finding.where}:{file} {finding.what}{' [repaired]' if finding.repaired else ''}"))
+    say(f"{found.found} found, {found.repaired} repaired")
     return found

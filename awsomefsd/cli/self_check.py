@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from awsomefsd.cli.main import ERROR, OK, CliCommand
-from awsomefsd.cli.output import output_option, print_json, print_table
+from awsomefsd.cli.output import output_option, print_json, print_table, say
 
 
 @click.command(cls=CliCommand)
@@ -24,6 +24,6 @@ def self_check(form: str) -> int:
     if form == "json":
         print_json({"version": __version__, "ok": not bad, "findings": [finding._asdict() for finding in found]})
     else:
-        click.echo(f"awsomefsd {__version__}: {'this host cannot serve' if bad else 'works on this host'}\n")
+        say(f"awsomefsd {__version__}: {'this host cannot serve' if bad else 'works on this host'}\n")
         print_table(["CHECK", "STATE", "DETAIL"], found)
     return ERROR if bad else OK

@@ -9,7 +9,7 @@ import click
 from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_fields, print_json, print_table, say
 from awsomefsd.cli.tables import print_devices, print_mounts, print_power_cuts, print_volumes
 from awsomefsd.node.health.codes import CODES
 
@@ -55,40 +55,49 @@ def _print_codes(form: str) -> None:
 def _print(reply: Any, verbose: bool) -> None:
     if not reply.node:  # a daemon without an identity (daemon/without_identity.py)
         for reason in reply.reasons:
-            click.echo(reason)
+            say(reason)
         return
     health = click.style("degraded", fg="yellow") if reply.reasons else click.style("ok", fg="green")
-    click.echo(f"{health}   node {reply.node} of cluster {reply.cluster}, site {reply.site}, version {reply.version}")
+    say(f"{health}   node {reply.node} of cluster {reply.cluster}, site {reply.site}, version {reply.version}")
     keeper = f"pid {reply.keeper_pid}, version {reply.keeper_version}" if reply.keeper else "does not answer"
     memory = f"{format_bytes(reply.memory_bytes)} of {format_bytes(reply.memory_bytes_max)}"
-    click.echo(f"     daemon pid {reply.pid} up {_duration(reply.uptime_s)}, memory {memory}; keeper {keeper}")
+    say(f"     daemon pid {reply.pid} up {_duration(reply.uptime_s)}, memory {memory}; keeper {keeper}")
+    for server in reply.segment_servers:
+        _print_segment_server(server)
     _print_figures(dict(reply.figures), verbose)
     _print_cluster(reply.metadata)
     for one in reply.health:
         mark = " i" if one.severity == "info" else " !"
-        click.echo(click.style(f" {mark}  {one.code}  {printable(one.what)}", fg=_COLOURS.get(one.severity)))
-        click.echo(f"       fix: {one.fix}")
-    click.echo("")
+        say(f" {mark}  {one.code}  {printable(one.what)}", fg=_COLOURS.get(one.severity), indent=5)
+        say(f"       fix: {one.fix}")
+    say()
     print_devices(reply.devices)
-    click.echo("")
+    say()
     print_volumes(reply.volumes)
-    click.echo("")
+    say()
     print_mounts(reply.mounts)
     if verbose:
         print_power_cuts(reply.mounts)
     for conflict in reply.conflicts:
-        click.echo(f"conflict: {conflict.path} ({format_bytes(conflict.bytes)})")
+        say(f"conflict: {conflict.path} ({format_bytes(conflict.bytes)})")
+
+
+def _print_segment_server(server: Any) -> None:
+    if not server.pid:
+        say(f"     segment server does not answer for {_duration(server.silent_s)}: {server.trouble}")
+        return
+    where = f"at {server.address}" if server.address else "not reached by other nodes"
+    trouble = f"; {server.trouble}" if server.trouble else ""
+    say(f"     segment server pid {server.pid} {where}, {_count(server.figures['segment_connections'], 'connection')}{trouble}")
 
 
 def _print_figures(figures: dict[str, str], verbose: bool) -> None:
     """The figures that most people want, in one line; with `verbose` all of them, one a line."""
     if not verbose:
-        click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in _FIGURES if name in figures))
+        say("     metadata " + ", ".join(f"{name} {figures[name]}" for name in _FIGURES if name in figures))
         return
-    click.echo("     metadata")
-    width = max(map(len, figures), default=0)
-    for name in sorted(figures):
-        click.echo(f"       {name:<{width}}  {figures[name]}")
+    say("     metadata")
+    print_fields((f"       {name}", figures[name]) for name in sorted(figures))
 
 
 def _print_cluster(metadata: Any) -> None:
@@ -96,18 +105,18 @@ def _print_cluster(metadata: Any) -> None:
         heard = f", {metadata.voters_heard} of {_count(metadata.voters, 'voter')} heard" if metadata.voters_heard else ""
         where = "" if metadata.carries else "; this node carries none"
         name = f"{metadata.leader_name} ({metadata.leader})" if metadata.leader_name != metadata.leader else metadata.leader
-        click.echo(f"     led by node {name}, term {metadata.term}, level {metadata.level}{heard}{where}")
+        say(f"     led by node {name}, term {metadata.term}, level {metadata.level}{heard}{where}")
     else:
         last = metadata.last_leader_name or "none"
-        click.echo(f"     no leader since {_duration(metadata.without_leader_s)} ago; the last known: {last}")
+        say(f"     no leader since {_duration(metadata.without_leader_s)} ago; the last known: {last}")
     if metadata.failures_survived > 0:
-        click.echo(f"     {_count(metadata.failures_survived, 'more voter')} can fail, and the metadata goes on")
+        say(f"     {_count(metadata.failures_survived, 'more voter')} can fail, and the metadata goes on")
     elif metadata.failures_survived == 0 and metadata.voters > 1:
-        click.echo("     the metadata stops when one more voter fails")
+        say("     the metadata stops when one more voter fails")
     for one in metadata.members:
         if not one.leader:
             since = f"heard {one.silent_ms / 1_000:.1f} s ago" if one.heard else f"not heard for {one.silent_ms / 1_000:.0f} s"
-            click.echo(f"     {one.member} {one.name} is {one.lag} entries behind, {since}")
+            say(f"     {one.member} {one.name} is {one.lag} entries behind, {since}")
 
 
 def _count(number: int, what: str) -> str:

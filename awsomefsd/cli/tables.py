@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import click
-
 from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
-from awsomefsd.cli.output import print_table, quota
+from awsomefsd.cli.output import print_table, quota, say
 
 
 def print_devices(devices: Iterable[Any]) -> None:
@@ -76,4 +74,4 @@ def print_power_cuts(mounts: Iterable[Any]) -> None:
     """Prints what a power cut may take from each mount; a daemon of an older build does not say it."""
     for mount in mounts:
         if mount.power_cut:
-            click.echo(f"{printable(mount.directory)}: {mount.power_cut}")
+            say(f"{printable(mount.directory)}: {mount.power_cut}")

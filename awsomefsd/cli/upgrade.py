@@ -8,7 +8,7 @@ import click
 
 from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliCommand, CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json
+from awsomefsd.cli.output import message_dict, output_option, print_json, say
 
 
 @click.group(cls=CliGroup)
@@ -45,8 +45,8 @@ def _show(found: Any, form: str) -> None:
     if form == "json":
         print_json(message_dict(found))
         return
-    click.echo(f"the cluster acts at level {found.level}; every node knows level {found.known}")
+    say(f"the cluster acts at level {found.level}; every node knows level {found.known}")
     for node in found.nodes:
-        click.echo(f"  {node.name}  version {printable(node.version or '?')}  level {node.level}")
+        say(f"  {node.name}  version {printable(node.version or '?')}  level {node.level}")
     if found.known > found.level:
-        click.echo("next: `awsomefsd upgrade finalize`, when no node needs to go back to the older version")
+        say("next: `awsomefsd upgrade finalize`, when no node needs to go back to the older version")

@@ -9,7 +9,7 @@ import click
 from awsomefsd import __version__
 from awsomefsd.base import identity
 from awsomefsd.cli.main import CliCommand
-from awsomefsd.cli.output import output_option, print_json
+from awsomefsd.cli.output import output_option, print_json, say
 from awsomefsd.meta.api.commands import COMMAND_VERSION
 from awsomefsd.meta.api.messages import PROTOCOL_VERSION
 
@@ -28,6 +28,6 @@ def version(form: str) -> None:
     if form == "json":
         print_json(versions)
         return
-    click.echo(f"awsomefsd {__version__}")
+    say(f"awsomefsd {__version__}")
     for name in list(versions)[1:]:
-        click.echo(f"  {name.replace('_', ' '):<18}{versions[name]}")
+        say(f"  {name.replace('_', ' '):<18}{versions[name]}")

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-from contextlib import suppress
-
 from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.sockets import is_unspecified, join_host, own_address
 from awsomefsd.config.settings import CONTROL_PORT, Settings, parse_endpoint
-
-# Addresses that no host has (TEST-NET-1, documentation): the way there begins at the address of the default route's interface.
-_ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-
-
-def join_host(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
@@ -25,21 +15,6 @@ def split_endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def own_address(toward: str = "") -> str:
-    """Returns the address of this machine on the way to `toward` (default: to anywhere), "" if there is no way.  Sends nothing."""
-    for family, host in ((_family(toward), toward),) if toward else _ELSEWHERE:
-        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing
-            found: str = probe.getsockname()[0]
-            if not ipaddress.ip_address(found).is_unspecified:
-                return found
-    return ""
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def advertised(settings: Settings, listen: str, toward: str = "") -> str:
     """Returns "host:port" of a port of this node for others, "" if it is off.  Raises ConfigError if no address can be found out."""
     if not listen:
@@ -47,7 +22,7 @@ def advertised(settings: Settings, listen: str, toward: str = "") -> str:
     host, port = parse_endpoint(listen)
     if settings.cluster.advertise:
         return join_host(settings.cluster.advertise, port)
-    if not ipaddress.ip_address(host).is_unspecified:
+    if not is_unspecified(host):
         return join_host(host, port)
     found = own_address(toward)
     if not found:

@@ -7,6 +7,7 @@ which of them the node listens on, and a connection that stands is not given up 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 def look_up(host: str) -> list[str]:
     """Returns the addresses of a host.  Blocks for the name server; raises OSError."""
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except UnicodeError as err:  # Python says so of a name that no host can have
+        raise OSError(errno.EINVAL, f"{host!r} is not the name of a host: {err}") from None
 
 
 class Resolver:

@@ -63,11 +63,12 @@ from awsomefsd.config.mount_options import checked
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
 PREFIX = "AWSOMEFSD_"
-CONTROL_PORT, METADATA_PORT = 7440, 7441  # unless cluster.listen and metadata.listen say otherwise
+CONTROL_PORT, METADATA_PORT, SEGMENTS_PORT = 7440, 7441, 7442  # unless the settings `listen` say otherwise
+UI_PORT = 7480  # of the examples; the setting is off
 # Read elsewhere, not settings: the path of the file itself, overrides of the FUSE negotiation, and switches of the test suite.
 _OTHERS = (
     "BINARY", "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "LEVEL", "PROGRAM", "SEED",
-    "UPDATE_GOLDEN",
+    "TEST_UNFINISHED", "UPDATE_GOLDEN",
 )  # fmt: skip
 NOT_SETTINGS = frozenset(PREFIX + name for name in _OTHERS)
 # A Kubernetes service named "awsomefsd" puts these into every pod of its namespace; AWSOMEFSD_TEST_ is free for test rigs.
@@ -193,7 +194,9 @@ def _host(value: str) -> str:
     try:
         ipaddress.ip_address(value.strip("[]"))
     except ValueError:
-        if value and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+        labels = value.split(".")
+        named = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value) and all(0 < len(label) <= 63 for label in labels)
+        if value and not named:
             raise ValueError('write an address or a host name without a port, such as "10.0.0.1" or "node1.example.net"') from None
     return value.strip("[]")
 
@@ -269,6 +272,12 @@ class MetadataSettings(Section):
         return self
 
 
+class SegmentsSettings(Section):
+    """The segment server of this node.  With `listen` empty other nodes do not reach it."""
+
+    listen: Annotated[str, _listens(SEGMENTS_PORT)] = f"0.0.0.0:{SEGMENTS_PORT}"
+
+
 class MountSettings(Section):
     options: Annotated[str, AfterValidator(checked)] = ""
     readahead: Annotated[Size, Field(ge=0, le=READ_AHEAD_BYTES_MAX)] = READ_AHEAD_BYTES_MAX
@@ -287,6 +296,25 @@ def _topology(value: str) -> str:
     if value and not (len(value) <= 63 and value.isascii() and plain.isalnum() and value[0].isalnum() and value[-1].isalnum()):
         raise ValueError("write letters, digits, '-', '_' and '.', at most 63, the first and the last a letter or digit")
     return value
+
+
+def _names(value: str) -> str:
+    """Checks host names, separated by commas."""
+    for name in filter(None, (word.strip() for word in value.split(","))):
+        if len(name) > 253 or not name.isascii() or not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
+            raise ValueError(f"{name!r} is no host name; write those of this host, separated by commas")
+    return value
+
+
+class UiSettings(Section):
+    """The web page that the daemon serves.  `names`: of this host, by which browsers may ask for it besides its addresses."""
+
+    listen: Annotated[str, _listens(UI_PORT)] = ""
+    names: Annotated[str, AfterValidator(_names)] = ""
+
+    @property
+    def hosts(self) -> list[str]:
+        return [name.strip() for name in self.names.split(",") if name.strip()]
 
 
 class DeviceSettings(Section):
@@ -347,11 +375,13 @@ class Settings(BaseSettings):
     mount: MountSettings = MountSettings()
     metadata: MetadataSettings = MetadataSettings()
     cluster: ClusterSettings = ClusterSettings()
+    segments: SegmentsSettings = SegmentsSettings()
     token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
     csi: CsiSettings = CsiSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     devices: DeviceSettings = DeviceSettings()
     scrub: ScrubSettings = ScrubSettings()
+    ui: UiSettings = UiSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -490,7 +520,7 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
     try:
         return Settings(inputs=Inputs(environ, file), **chosen)  # type: ignore[call-arg]
     except ValidationError as err:
-        raise ConfigError("\n".join(_explain(dict(error), environ, file) for error in err.errors())) from err
+        raise ConfigError(*(_explain(dict(error), environ, file) for error in err.errors())) from err
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as err:  # of a shape that no parser of ours foresaw
         raise ConfigError(f"the configuration ({file or 'environment'}) cannot be read: {err}; start from a smaller configuration") from err
 

@@ -99,7 +99,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             mode=wanted.mode,
             uid=wanted.uid,
             gid=wanted.gid,
-            names=wanted.names,
+            names=0 if shared else self._volumes.new_names() if wanted.names is None else wanted.names,
         )
         try:
             self._volumes.propose(command)
@@ -206,8 +206,9 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         quota = (record.capacity if wanted.hard else 0) if record.own else -1
         with self._locks.alone(f"name {record.name}"):
             inodes = wanted.inodes if record.own else -1
-            if record.own and "names" in request.mutable_parameters and wanted.names != self._volumes.names(record.volume):
-                self._volumes.propose(SetNames(record.volume, wanted.names))
+            asked = wanted.names if record.own and "names" in request.mutable_parameters else None
+            if asked is not None and asked != self._volumes.names(record.volume):
+                self._volumes.propose(SetNames(record.volume, asked))
             self._volumes.propose(SetCsiVolume(record.id, -1, quota, inodes, sorted(settings.items())))
         return pb.ControllerModifyVolumeResponse()
 

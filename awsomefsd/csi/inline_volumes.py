@@ -104,6 +104,7 @@ class InlineVolumes:
             mode=wanted.mode,
             uid=wanted.uid,
             gid=wanted.gid,
+            names=self._volumes.new_names(),
         )
         self._volumes.propose(command)
         logger.info("inline volume made", extra={"volume": command.id, "named": handle, "bytes": size})

@@ -73,7 +73,7 @@ class WantedVolume:
     gid: int = 0
     inodes: int = 0
     hard: bool = True
-    names: int = 0  # an index of NAMES_WORDS
+    names: int | None = None  # an index of NAMES_WORDS; None: as of new volumes
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -191,7 +191,7 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         gid=_number(settings, "gid", 10, ID_MAX, 0),
         inodes=_count(settings.get("inodes", "0")),
         hard=settings.get("quota", "none" if shared else "hard") == "hard" and not block,
-        names=NAMES_WORDS.index(settings.get("names", NAMES_WORDS[0])),
+        names=NAMES_WORDS.index(settings["names"]) if "names" in settings else None,
     )
 
 

@@ -84,6 +84,10 @@ class DriverVolumes:
         """Returns when changes of names in a volume are durable, as an index of NAMES_WORDS."""
         return int(volume in self._catalog.delegated())
 
+    def new_names(self) -> int:
+        """Returns the same of a volume that is made without a word about it."""
+        return self._catalog.new_names()
+
     def claims(self, volume: int = 0) -> list[ClaimInfo]:
         """Returns the claims on a volume; 0: on all volumes."""
         return list(self._call(csi.GetClaims(volume)).claims)

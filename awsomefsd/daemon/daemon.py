@@ -28,6 +28,7 @@ from awsomefsd.base.errors import Error
 from awsomefsd.base.limits import DEVICE_REPORT_MS, SCRUB_LOOK_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.base.tls import TlsFiles
 from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
 from awsomefsd.base.watchdog import keep_fed
@@ -41,6 +42,7 @@ from awsomefsd.config.settings import Settings
 from awsomefsd.daemon.keep_mounts import HostEvents, keep_mounts
 from awsomefsd.daemon.loop_waits import ended
 from awsomefsd.daemon.metadata_core import MetadataCore
+from awsomefsd.daemon.web_page import WebPage
 from awsomefsd.daemon.without_identity import wait
 from awsomefsd.daemon.worker_config import certificates, places, worker_config
 from awsomefsd.io.device.open_devices import OpenDevices
@@ -53,6 +55,7 @@ from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.devices import NodeDevices
 from awsomefsd.node.devices.operations import DeviceOperations
+from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.health.probes import LoopBeat, Probes, not_ready
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
     from awsomefsd.admin.service import AdminService
     from awsomefsd.admin.status import NodeStatus
     from awsomefsd.csi.server import CsiServer
+    from awsomefsd.io.pool.bay_leases import Lease
+    from awsomefsd.io.pool.pool_access import PoolAccess
+    from awsomefsd.node.maintenance.scrub import ScrubbedPool
 
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
@@ -106,8 +112,14 @@ class Daemon:
                 came_back = certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
                 if came_back and in_cluster(settings, self.node):
                     self.metadata.meet_others()
-            self.watch = DeviceWatch(self.node.cluster, self.node.node, self.table, self.access.ask, settings.devices.extra)
-            self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog, self.watch.refused)
+            self.served = ServedDevices(settings.state_dir, settings.run_dir)
+            self.watch = DeviceWatch(
+                self.node.cluster, self.node.node, self.table, self.access.ask, settings.devices.extra,
+                mark_pools=self.served.mark,
+            )  # fmt: skip
+            self.devices = NodeDevices(
+                self.node.cluster, self.node.node, self.table, self.catalog, self.watch.refused, self.served.unserved
+            )  # fmt: skip
             self.keeper = KeeperClient(settings.run_dir)
             self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
             self.checkpoints = Checkpointer(
@@ -144,7 +156,10 @@ class Daemon:
         devices = OpenDevices(self.catalog.devices, self.node.cluster, repaired.add)
         may = self.node.role == "node"
         applied = self.membership.applied
-        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io, collects=may, applied=applied)
+        self.collection = Collection(
+            self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io, collects=may, applied=applied,
+            access_pool=self._access_pool if levels.highest() >= POOLS else None,
+        )  # fmt: skip
         self.quarantine_proofs = QuarantineProofs(
             self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof, applied
         )
@@ -152,8 +167,51 @@ class Daemon:
             DamagedReads(self.settings.state_dir), self.access.ask, devices,
             lambda count, began: time.sleep(self.upkeep_io.spend(count, began)),
         )  # fmt: skip
+        self._start_pool_upkeep(undo)
         self.collection.start()
         undo.callback(self.collection.stop)
+
+    def _access_pool(self, session: Callable[[], tuple[int, int]], lease: Lease) -> PoolAccess:
+        from awsomefsd.io.pool.pool_access import PoolAccess
+        from awsomefsd.io.pool.server_state import BAYS_SOCKET
+
+        settings = self.settings
+        return PoolAccess(
+            self.catalog.devices, self.node.cluster, self.node.node, str(settings.run_dir / BAYS_SOCKET),
+            lambda: TlsFiles(*certificates(settings)), session, lease,
+        )  # fmt: skip
+
+    def _scrubbed_pool(self, undo: ExitStack) -> ScrubbedPool | None:
+        if levels.highest() < POOLS:
+            return None
+        from awsomefsd.io.pool.pool_devices import PoolDevices
+        from awsomefsd.io.pool.server_state import BAYS_SOCKET
+        from awsomefsd.io.pool.verifying import Verifying
+        from awsomefsd.node.maintenance.scrub import ScrubbedPool
+
+        own_socket = str(self.settings.run_dir / BAYS_SOCKET)
+        verifying = Verifying(
+            lambda: PoolDevices(
+                self.catalog.devices, self.node.cluster, self.node.node, own_socket, lambda: TlsFiles(*certificates(self.settings)),
+                lambda: (0, 0),
+            )
+        )  # fmt: skip
+        undo.callback(verifying.close)
+        return ScrubbedPool(self.node.node, self.catalog.propose, verifying.verify)
+
+    def _start_pool_upkeep(self, undo: ExitStack) -> None:
+        """Starts what looks after pools while this node leads; not in builds whose clusters have none (base/levels.py)."""
+        if levels.highest() < POOLS or self.node.role != "node":
+            return
+        from awsomefsd.io.pool.server_state import BAYS_SOCKET
+        from awsomefsd.node.maintenance.pool_upkeep import PoolServers, PoolUpkeep
+
+        settings = self.settings
+        tls = TlsFiles(*certificates(settings))
+        servers, copying = (PoolServers(self.node.node, str(settings.run_dir / BAYS_SOCKET), tls) for _ in range(2))
+        upkeep = PoolUpkeep(self.access.ask, self.catalog.propose, servers, copying, lambda: self.metadata.leads, self.membership.applied)
+        upkeep.start()
+        undo.callback(upkeep.stop)
 
     def _mountable(self, name: str) -> VolumeInfo:
         found = self.catalog.mountable(name, node=self.node.node)
@@ -161,7 +219,7 @@ class Daemon:
         return found
 
     def _serve(self, undo: ExitStack) -> None:
-        """Opens the admin API, the CSI driver and the metrics.
+        """Opens the admin API, the CSI driver, the web page and the metrics.
 
         gRPC and the exporter are imported here, when the metadata service, for which workers wait, serves already.
         """
@@ -172,7 +230,7 @@ class Daemon:
         settings = self.settings
         upkeep = Upkeep(
             settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries,
-            checks=self.node.role == "node", empty=self.collection.empty,
+            checks=self.node.role == "node", empty=self.collection.empty, pool=self._scrubbed_pool(undo),
         )  # fmt: skip
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages, upkeep)
         undo.callback(self.scrub.close)
@@ -183,9 +241,11 @@ class Daemon:
         status = NodeStatus(
             settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures, look,
             self.scrub.status, str if self.host_keeper is None else self.host_keeper.what_is_wrong, self.damage.shown,
+            self.served,
         )  # fmt: skip
         stopping = threading.Event()
-        self.grpc = GrpcServer(self._admin(status, stopping), settings.run_dir)
+        page = WebPage(settings, undo)
+        self.grpc = GrpcServer(self._admin(status, stopping, page), settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(stopping.set)
         refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
@@ -204,15 +264,17 @@ class Daemon:
             undo.callback(exporter.close)
             logger.info("metrics are served", extra={"at": exporter.address})
 
-    def _admin(self, status: NodeStatus, stopping: threading.Event) -> AdminService:
+    def _admin(self, status: NodeStatus, stopping: threading.Event, page: WebPage) -> AdminService:
         """The admin API; its followers of the change stream end when `stopping` is set."""
         from awsomefsd.admin.cluster_service import ClusterRpcs
         from awsomefsd.admin.device_service import DeviceRpcs
         from awsomefsd.admin.maintenance_service import MaintenanceRpcs
         from awsomefsd.admin.mount_service import MountRpcs
+        from awsomefsd.admin.observe_service import ObserveRpcs
         from awsomefsd.admin.service import AdminService
         from awsomefsd.admin.stream_service import StreamRpcs
         from awsomefsd.admin.streams import Streams
+        from awsomefsd.admin.ui_service import UiRpcs
         from awsomefsd.admin.volume_service import VolumeRpcs
 
         settings, cluster = self.settings, self.node.cluster
@@ -221,11 +283,13 @@ class Daemon:
         quarantine = QuarantineAdmin(self.node.node, self.access.ask, self.catalog.propose)
         return AdminService(
             ClusterRpcs(self.control),
-            DeviceRpcs(self.devices, operations, self.watch, quarantine),
+            DeviceRpcs(self.devices, operations, self.watch, quarantine, self.served),
             VolumeRpcs(self.catalog, self.mounts),
             MountRpcs(self.mounts, self.catalog, self.control.check_open),
             MaintenanceRpcs(status, self.collection, self.scrub, Upgrade(self.catalog), backups),
             StreamRpcs(Streams(settings.state_dir / "readers", cluster, self.access.ask), stopping),
+            ObserveRpcs(self.catalog, self.figures.samples, stopping),
+            UiRpcs(page.login),
         )
 
     def _serve_csi(self) -> CsiServer | None:
@@ -329,6 +393,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         if daemon.csi is not None:
             nursery.start_soon(_keep_csi, daemon.csi)
         nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
+        nursery.start_soon(again, daemon.served.poll, DEVICE_REPORT_MS, "the segment server cannot be asked", daemon.served.due)
         nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
         nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now", daemon.scrub.mend_due)
         nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")

@@ -15,8 +15,9 @@ has changed (checked every LOOK_S at most), so a fault begins and ends while eve
     ask.Lookup.b=hold              the question for the name b waits in the worker
 
 Seams: device.read, .write, .flush, ask.KIND and ask.KIND.NAME of a request (worker; delay and hold only); journal.open, .read, .write,
-.sync, .rename, the same of spare (the journal's next file, which is prepared beside) and store.commit, store.full (daemon); client.send,
-.receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).
+.sync, .rename, the same of spare (the journal's next file, which is prepared beside) and store.commit, store.full, store.grow (daemon; the
+last: its map is not made larger in time, as while a copy is made); client.send, .receive (the worker's end of meta.sock) and service.send,
+.receive (the daemon's).
 An error on a socket also ends its connection, as any real one does.  Every fault that took effect is a line of FILE.hits, so that a test
 can prove that its faults happened.  A held operation has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
 that is released after its session has ended.  A held transfer goes with its process, as one that the kernel has not taken yet.
@@ -260,14 +261,22 @@ class FaultySocket:
 
 
 def install(role: str) -> None:
-    """Puts the stand-ins into this process ("worker" or "run"; no other role has any), before anything of it begins."""
+    """Puts the stand-ins into this process ("worker", "run" or "doctor"; no other role has any), before anything of it begins.
+
+    The doctor measures at the seam journal.sync, as the daemon's journal would.
+    """
     path = os.environ[VARIABLE]
-    if role not in ("worker", "run"):
+    if role not in ("worker", "run", "doctor"):
         return
     faults = Faults(path)
     _install_clock(faults)
     if role == "worker":
         _install_worker(faults)
+    elif role == "doctor":
+        from awsomefsd.meta.log import disk
+        from awsomefsd.node.doctor import host
+
+        setattr(host, "os", JournalOs(faults, disk.SPARE_THREAD))  # noqa: B010
     else:
         _install_daemon(faults)
 
@@ -330,7 +339,7 @@ def _install_daemon(faults: Faults) -> None:
 
 
 def _install_store(faults: Faults, store: Any) -> None:
-    opened, write = store.Store.open.__func__, store.Store.write
+    opened, write, grow_early = store.Store.open.__func__, store.Store.write, store.Store._grow_early
 
     def open_small(cls: Any, directory: Any, **keywords: Any) -> Any:
         if "store.map" in faults.numbers:
@@ -343,5 +352,10 @@ def _install_store(faults: Faults, store: Any) -> None:
             raise store.MapFull("injected")
         write(self, rows, beside)
 
+    def grow_or_not(self: Any) -> None:
+        if not faults.at("store.grow"):
+            grow_early(self)
+
     store.Store.open = classmethod(open_small)
+    store.Store._grow_early = grow_or_not
     store.Store.write = write_or_fail

@@ -40,19 +40,38 @@ class NodeMounts(Protocol):
     def revive(self, wanted: DesiredMount) -> None: ...
 
 
+class _Table:
+    """The kernel's table of mounts, and whether it has changed since that was last asked of this object."""
+
+    def __init__(self) -> None:
+        self._file = open(_TABLE, "rb", buffering=0)  # closed by `close`
+        self._poll = select.epoll()  # readable when the table has changed; the table itself always is
+        self._poll.register(self._file, select.EPOLLPRI)
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def changed(self) -> bool:
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        self._poll.close()
+        self._file.close()
+
+
 class HostEvents:
     """Waits for changes of the table of mounts and for the end of the keeper.  The event loop's thread only."""
 
     def __init__(self, run_dir: Path | str) -> None:
         self._path = Path(run_dir).absolute() / wire.SOCKET_NAME
         self._keeper: socket.socket | None = None
-        self._table = open(_TABLE, "rb", buffering=0)  # closed by `close`
-        self._poll = select.epoll()  # it is readable when the table has changed; the table itself always is
-        self._poll.register(self._table, select.EPOLLPRI)
+        # Two, because the kernel tells of a change once: where the event loop begins to watch one epoll through another, what has
+        # changed before is told to the loop's registration, which drops it.  The second one is asked directly, after that.
+        self._wakes, self._tells = _Table(), _Table()
 
     def close(self) -> None:
-        self._poll.close()
-        self._table.close()
+        self._wakes.close()
+        self._tells.close()
         self._drop_keeper()
 
     async def changed(self, timeout_s: float) -> bool:
@@ -64,16 +83,29 @@ class HostEvents:
         with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
 
-                async def wait(readable: select.epoll | socket.socket, take: Callable[[], object]) -> None:
+                def happened() -> None:
                     nonlocal seen
-                    await trio.lowlevel.wait_readable(readable)
-                    take()
                     seen = True
                     nursery.cancel_scope.cancel()
 
-                nursery.start_soon(wait, self._poll, lambda: self._poll.poll(0))
+                async def wait(
+                    readable: _Table | socket.socket,
+                    take: Callable[[], object],
+                    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+                ) -> None:
+                    task_status.started()  # whoever waits for that goes on when this task waits
+                    await trio.lowlevel.wait_readable(readable)
+                    take()
+                    happened()
+
+                await nursery.start(wait, self._wakes, self._wakes.changed)
                 if self._keeper is not None:
                     nursery.start_soon(wait, self._keeper, self._drop_keeper)
+                if self._tells.changed():
+                    happened()
+        if seen:  # the look that follows is at whatever has changed until now
+            self._wakes.changed()
+            self._tells.changed()
         return seen
 
     def _drop_keeper(self) -> None:

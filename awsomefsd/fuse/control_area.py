@@ -4,6 +4,8 @@ A successor does no FUSE_INIT and asks no other process for its identity: negoti
 epoch are here.  All of that is one record in two copies (shm.Doubled): after a kill it is the old or the new record, so values that belong
 together, as session and epoch, are never mixed.
 
+`opening`: a session is being opened in the place of `session`, or it was and others had the volume before (worker/session_opening.py).
+
 `next_background_unique` returns ids for requests that no FUSE request stands behind.  The word in shared memory is the end of the present
 block of ids; it is stored before the first id of the block is used, so a successor starts behind every id that may have been used.
 A kill wastes up to BACKGROUND_BLOCK ids of 2**62.
@@ -76,6 +78,7 @@ class ControlState(Struct, array_like=True, frozen=True):
     workers: int = 0
     negotiated: Negotiated | None = None
     suspects: list[Suspect] = []
+    opening: bool = False
 
 
 _decode_state = msgspec.msgpack.Decoder(ControlState).decode

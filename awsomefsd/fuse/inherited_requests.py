@@ -9,13 +9,18 @@ successor finds the reply.
 
 A request that is read again while its first execution still waits is dropped: that execution answers it.
 Without HAS_RESEND nothing of this exists: the id in the request is the one to answer.
+
+*Nobody waits any more.*  A caller that is killed is answered EINTR by the predecessor, or the kernel takes its request out of the queue,
+and the worker that is then executing it has no way to know.  The kernel does not take the outcome, and a handle in it is nobody's:
+`unwanted`.  That is certain of what was executed here, since the reply is stored before it is sent and there was none.  A reply that was
+stored may have been taken before the death: its handle stays, whoever has it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from awsomefsd.base.types import RESEND_BIT
 from awsomefsd.fuse import abi
@@ -63,14 +68,15 @@ class InheritedRequests:
     """Requests read by a predecessor and not known to be answered, by unique without RESEND_BIT.
 
     `add` belongs to the takeover's thread; any thread may call the others.  `write` sends a reply, and returns False where the kernel does
-    not know the unique.
+    not know the unique.  `unwanted` is told the outcome of a request that was executed here and that nobody waits for; no lock is held.
     """
 
-    def __init__(self, write: Callable[[int, Reply], bool]) -> None:
+    def __init__(self, write: Callable[[int, Reply], bool], unwanted: Callable[[Any], None]) -> None:
         self._write = write
+        self._unwanted = unwanted
         self._lock = threading.Lock()
         self._open: set[int] = set()
-        self._unclaimed: dict[int, tuple[Reply, RequestMemory]] = {}
+        self._unclaimed: dict[int, tuple[Reply, RequestMemory, Any]] = {}
         self._resent = True  # requests may be queued in the kernel to be read again
 
     @property
@@ -81,20 +87,22 @@ class InheritedRequests:
     def add(self, unique: int) -> None:
         self._open.add(unique)
 
-    def send(self, held: RequestMemory, unique: int, reply: Reply) -> bool:
-        """Answers the request and returns True if `unique` is one of these; frees `held`, now or when the reply is claimed."""
+    def send(self, held: RequestMemory, unique: int, reply: Reply, outcome: Any = None) -> bool:
+        """Answers the request and returns True if `unique` is one of these; frees `held`, now or when the reply is claimed.
+
+        `outcome`: what was executed here gave; None of a stored reply.
+        """
         if unique not in self._open:
             return False
         with self._lock:
             self._open.discard(unique)
-            for wire in (unique, unique | RESEND_BIT):
-                if self._write(wire, readdressed(reply, wire)):
-                    break
-            else:
-                if self._resent:
-                    self._unclaimed[unique] = (b"".join(reply) if isinstance(reply, list) else reply, held)
-                    return True
-            held.free()
+            taken = any(self._write(wire, readdressed(reply, wire)) for wire in (unique, unique | RESEND_BIT))
+            if not taken and self._resent:
+                self._unclaimed[unique] = (b"".join(reply) if isinstance(reply, list) else reply, held, outcome)
+                return True
+        if not taken:
+            self._unwanted(outcome)
+        held.free()
         return True
 
     def claim(self, wire: int) -> bool:
@@ -106,25 +114,28 @@ class InheritedRequests:
             found = self._unclaimed.pop(unique, None)
             if found is None:
                 return False
-            reply, held = found
-            self._write(wire, readdressed(reply, wire))
-            held.free()
+            reply, held, outcome = found
+            taken = self._write(wire, readdressed(reply, wire))
+        if not taken:
+            self._unwanted(outcome)
+        held.free()
         return True
 
     def moved(self, held: RequestMemory, to: RequestMemory) -> None:
         """Notes that a kept reply was copied from `held`, which is freed, to `to`, which is DONE."""
         with self._lock:
-            for unique, (reply, kept) in self._unclaimed.items():
+            for unique, (reply, kept, outcome) in self._unclaimed.items():
                 if kept is held:
-                    self._unclaimed[unique] = (reply, to)
+                    self._unclaimed[unique] = (reply, to, outcome)
 
     def drained(self) -> None:
-        """Notes that every resent request was read, and frees the unclaimed ones: they had been answered before the death."""
+        """Notes that every resent request was read, and frees the unclaimed ones: nobody waits for them, or they were answered before."""
         with self._lock:
             self._resent = False
-            for _, held in self._unclaimed.values():
-                held.free()
-            self._unclaimed.clear()
+            unclaimed, self._unclaimed = self._unclaimed, {}
+        for _, held, outcome in unclaimed.values():
+            self._unwanted(outcome)
+            held.free()
 
 
 def readdressed(reply: Reply, unique: int) -> Reply:

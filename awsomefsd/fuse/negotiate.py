@@ -4,6 +4,9 @@ The smaller minor counts.  A flag is asked for only from the minor on that broug
 so a mount that a test limits to 7.34 behaves as on a 5.14 kernel.  A successor worker never negotiates; it finds the result in the control
 area, because it has to read requests as the kernel writes them to its predecessor.
 
+Only a mount of a shared volume asks for locks.  One that holds its volume whole leaves them to the kernel: nobody else can be in their way,
+and the kernel is there as long as the mount (decision 412).
+
 DONT_MASK goes with POSIX_ACL: only the filesystem knows whether a directory's default ACL takes the place of the umask.
 
 Not asked for: WRITEBACK_CACHE (the kernel's own dirty pages would be outside every lease), EXPLICIT_INVAL_DATA (a reread of cached pages
@@ -31,15 +34,20 @@ WANTED = (
     | abi.CACHE_SYMLINKS | abi.SETXATTR_EXT | abi.MAX_PAGES | abi.ASYNC_DIO
     | abi.POSIX_ACL | abi.DONT_MASK
 )  # fmt: skip
+LOCKS = abi.POSIX_LOCKS | abi.FLOCK_LOCKS
 _SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.DIRECT_IO_ALLOW_MMAP, 39), (abi.HAS_RESEND, 40))
 
 
 class Overrides(NamedTuple):
-    """The parts of FUSE_INIT that a test (or an operator in need) does not negotiate."""
+    """The parts of FUSE_INIT that a mount, a test, or an operator in need, does not negotiate."""
 
     minor: int = abi.MINOR_MAX
     resend: bool = True
     without: int = 0  # INIT flags never to negotiate
+
+    def with_locks(self, shared: bool) -> Overrides:
+        """Those of a mount: of a shared volume, or of one that it holds whole."""
+        return self if shared else self._replace(without=self.without | LOCKS)
 
     @classmethod
     def parse(cls, words: str) -> Overrides:

@@ -42,7 +42,7 @@ from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Prompt, Promptly, Wait
+from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Prompt, Promptly, Wait, begin_reading_requests
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
@@ -227,7 +227,7 @@ class Session:
             return
         negotiated = self.negotiated
         if negotiated is not None and negotiated.flags & abi.HAS_RESEND:
-            self.inherited = InheritedRequests(self.write)
+            self.inherited = InheritedRequests(self.write, self.unwanted)
         takeover = Takeover(self)
         takeover.run()
         self._repeated, self._busy = takeover.repeated, takeover.busy
@@ -259,6 +259,7 @@ class Session:
     # --- one request -----------------------------------------------------------------------------------------------------------
 
     def _read_loop(self, slot: Slot) -> None:
+        begin_reading_requests()
         busy = self._busy.get(slot.index)
         if busy is not None:
             busy.wait()
@@ -418,8 +419,8 @@ class Session:
             promise = self.fs.promise() if opcode in REMEMBERED else None
             if error is None:
                 try:
-                    if not self.deliver(held, ctx, encode(self.fs, ctx, value), stored) and ctx.given_up:
-                        self.fs.abandoned(value)
+                    if not self.deliver(held, ctx, encode(self.fs, ctx, value), stored, value) and (ctx.given_up or ctx.repeated):
+                        self.unwanted(value)
                 except Exception as err:
                     error = err
             if error is not None:
@@ -442,26 +443,26 @@ class Session:
         except Exception:
             log.exception("request %d was answered, and the kernel may believe the answer for too long", ctx.unique)
 
-    def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> bool:
+    def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool, outcome: Any = None) -> bool:
         """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order.
 
-        Returns False where the kernel does not know the request (any more).
+        Returns False where the kernel does not know the request (any more), and nobody has been told of the `outcome`.
         """
         if stored:
             assert type(reply) is bytes
             held.store_reply(reply)
             hit("request.reply.stored")
-        taken = self.send(held, ctx.unique, ctx.wire_unique, reply)
+        taken = self.send(held, ctx.unique, ctx.wire_unique, reply, outcome)
         hit("request.reply.sent")
         if stored:
             self.settle(ctx.unique)
         return taken
 
-    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> bool:
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply, outcome: Any = None) -> bool:
         """Writes a reply, and frees the memory of its request; returns as `write`."""
         inherited = self.inherited
         taken = True
-        if inherited is None or not inherited.send(held, unique, reply):
+        if inherited is None or not inherited.send(held, unique, reply, outcome):
             taken = self.write(wire_unique, reply)
             held.free()
         if inherited is not None:
@@ -472,6 +473,14 @@ class Session:
         inherited = self.inherited
         if inherited is not None and inherited.is_over:
             self.inherited = None
+
+    def unwanted(self, outcome: Any) -> None:
+        """Takes back what a request gave that nobody waits for; never raises."""
+        try:
+            if outcome is not None:
+                self.fs.abandoned(outcome)
+        except Exception:
+            log.exception("a handle that nobody has could not be closed")
 
     def settle(self, unique: int) -> None:
         """Tells the filesystem that the answer is stored or sent, so that its result is not needed any more."""

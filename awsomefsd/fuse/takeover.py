@@ -232,6 +232,7 @@ class Takeover:
         request = held.request()
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(request)
         ctx = Context(uid, gid, pid, one.unique, wire)
+        ctx.repeated = True
         ctx.waits_only = isinstance(held, ParkEntry) and held.waits_only
         pending = session.execute(held, opcode, ctx, nodeid, request[abi.IN_HEADER.size :])
         if pending is not None:

@@ -1,14 +1,19 @@
-"""The supervisor keeps keeper and daemon running where no service manager does: `awsomefsd supervise`.  Standard library only.
+"""The supervisor keeps a node's processes running where no service manager does: `awsomefsd supervise`.  Standard library only.
+
+They are keeper and daemon, and the segment server while the file POOL_DEVICES is in the state directory: the daemon makes it as long as
+devices of pools are this node's.  It is looked for every NEED_LOOK_S; when it goes, the segment server ends by itself.
 
 Each is started in a session of its own and watched by its pidfd; one that ends is started again after RESTART_S, or RESTART_SLOW_S when it
-did not live for HEALTHY_S (a daemon that cannot start must not fill the log).  Their pids are in run_dir/supervisor.json, so a supervisor
+did not live for HEALTHY_S (a daemon that cannot start must not fill the log); for a segment server that pause doubles, for nothing on its
+node waits for it.  Their pids are in run_dir/supervisor.json, so a supervisor
 that was killed and comes back takes the running ones up instead of starting a second pair (which their locks would refuse anyway).
 One supervisor runs on a run directory, and one on a state directory: a second one of the same state would start a keeper that nobody uses.
 
-SIGTERM ends the daemon, then the keeper, then us.  Workers go on serving: unmount first to end everything.
+SIGTERM ends the segment server (others that write there are told so while the metadata is served), then the daemon, then the keeper, then
+us.  Workers go on serving: unmount first to end everything.
 
-The logs of the two are bounded: a file over LOG_BYTES_MAX is copied to NAME.1 and emptied in place.  Renaming it would not do, because the
-process holds it open; a pipe through us would not do either, because both must outlive a supervisor that is killed.  Lines written between
+Their logs are bounded: a file over LOG_BYTES_MAX is copied to NAME.1 and emptied in place.  Renaming it would not do, because the
+process holds it open; a pipe through us would not do either, because all must outlive a supervisor that is killed.  Lines written between
 copy and emptying are lost.  A thread holds the descriptors of the mounts, as the daemon does (mount_holder.py).  As process 1 of a
 container, orphans (workers whose keeper was killed) are reaped here.
 """
@@ -29,7 +34,7 @@ from pathlib import Path
 
 from awsomefsd.base import log, program
 from awsomefsd.base.errors import Refused
-from awsomefsd.base.identity import SUPERVISOR_LOCK, lock_or_holder, make_directory
+from awsomefsd.base.identity import POOL_DEVICES, SUPERVISOR_LOCK, lock_or_holder, make_directory
 from awsomefsd.base.limits import MIB
 from awsomefsd.base.sockets import readable
 from awsomefsd.keeper.mount_holder import MountHolder
@@ -39,23 +44,39 @@ logger = logging.getLogger("awsomefsd.supervisor")
 RESTART_S = 0.05
 RESTART_SLOW_S = 0.5  # with the start itself still within a second
 HEALTHY_S = 1.0
+SEGMENTS_RESTART_S_MAX = 8.0  # the pause doubles up to this for a segment server that does not live for SEGMENTS_HEALTHY_S
+SEGMENTS_HEALTHY_S = 3.0
+NEED_LOOK_S = 2.0
 STOP_S = 10.0
 LOG_BYTES_MAX = 16 * MIB
 LOG_LOOK_S = 10.0
 
 
 class Child:
-    """One process that the supervisor keeps running; `pidfd` is -1 while it does not run."""
+    """One process that the supervisor keeps running; `pidfd` is -1 while it does not run.
 
-    def __init__(self, name: str, argv: list[str], log_path: Path) -> None:
+    `needed`: it is to run only while this file is there; None: always.  It ends by itself when the file goes.
+    The pause before the next start doubles up to `pause_s_max` as long as it does not live for `healthy_s`.
+    """
+
+    def __init__(
+        self, name: str, argv: list[str], log_path: Path, needed: Path | None = None, healthy_s: float = HEALTHY_S,
+        pause_s_max: float = RESTART_SLOW_S,
+    ) -> None:  # fmt: skip
         self.name = name
         self._argv = argv
         self.log_path = log_path
+        self._needed = needed
+        self._healthy_s = healthy_s
+        self._pause_s, self._pause_s_max = RESTART_SLOW_S, pause_s_max
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self.pid = 0
         self.pidfd = -1
         self.due = 0.0  # when to start it
+
+    def is_needed(self) -> bool:
+        return self._needed is None or os.path.exists(self._needed)  # False where nobody can say: a look must not end the supervisor
 
     def start(self) -> None:
         env = self._environment()
@@ -92,7 +113,10 @@ class Child:
         lived = time.monotonic() - self._started
         logger.warning("ended", extra={"child": self.name, "child_pid": self.pid, "code": code, "lived_s": round(lived, 1)})
         self._process, self.pid, self.pidfd = None, 0, -1
-        self.due = time.monotonic() + (RESTART_S if lived >= HEALTHY_S else RESTART_SLOW_S)
+        if lived >= self._healthy_s:
+            self.due, self._pause_s = time.monotonic() + RESTART_S, RESTART_SLOW_S
+        else:
+            self.due, self._pause_s = time.monotonic() + self._pause_s, min(2 * self._pause_s, self._pause_s_max)
 
     def bound_log(self) -> None:
         """Moves a log of more than LOG_BYTES_MAX to NAME.1; it is opened for appending, so its writer goes on at the new end."""
@@ -124,15 +148,9 @@ class Supervisor:
         """Runs until a signal number other than SIGCHLD arrives on `wake` (the signal handler's pipe), then stops the children; blocks."""
         self._take_up()
         while True:
-            now = time.monotonic()
-            for child in self._children:
-                child.bound_log()
-                if child.pidfd < 0 and child.due <= now:
-                    child.start()
-                    self._remember()
-            due = [child.due for child in self._children if child.pidfd < 0]
+            pause_s = self._start_due()
             watched = {child.pidfd: child for child in self._children if child.pidfd >= 0}
-            ready = readable([wake, *watched], min([LOG_LOOK_S, *(max(0.0, at - now) for at in due)]))
+            ready = readable([wake, *watched], pause_s)
             if wake in ready and set(os.read(wake, 64)) - {signal.SIGCHLD}:
                 break
             for fd in ready:
@@ -140,12 +158,28 @@ class Supervisor:
                     watched[fd].ended()
             if os.getpid() == 1:
                 self._reap_orphans()
-        for child in reversed(self._children):  # the daemon, then the keeper
+        for child in reversed(self._children):  # the segment server, the daemon, then the keeper
             child.stop()
         self._record.unlink(missing_ok=True)
 
+    def _start_due(self) -> float:
+        """Starts what is to run and does not; returns after how many seconds to look again."""
+        now, pauses = time.monotonic(), [LOG_LOOK_S]
+        for child in self._children:
+            child.bound_log()
+            if child.pidfd >= 0:
+                continue
+            if not child.is_needed():
+                pauses.append(NEED_LOOK_S)
+            elif child.due > now:
+                pauses.append(child.due - now)
+            else:
+                child.start()
+                self._remember()
+        return min(pauses)
+
     def _reap_orphans(self) -> None:
-        """Reaps orphans only; our own two children are reaped where their end is noted."""
+        """Reaps orphans only; our own children are reaped where their end is noted."""
         own = {child.pid for child in self._children}
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
@@ -168,7 +202,7 @@ class Supervisor:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="awsomefsd supervise", description="run keeper and daemon, and restart them when they end")
+    parser = argparse.ArgumentParser(prog="awsomefsd supervise", description="run a node's processes, and restart them when they end")
     parser.add_argument("--run-dir", required=True, type=Path)
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--config")
@@ -181,12 +215,17 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 def _children(words: argparse.Namespace) -> list[Child]:
     """Returns the children, the keeper first: the daemon needs it to bring mounts back."""
     run_dir, log_dir = ["--run-dir", str(words.run_dir)], words.log_dir
+    place = ["--state-dir", str(words.state_dir), *run_dir]
     logs = ["--log-dir", str(log_dir), "--log-level", words.log_level, "--log-format", words.log_format]
     config = ["--config", words.config] if words.config else []
     return [
         Child("keeper", program.command("keeper", *run_dir, *logs), log_dir / "keeper.log"),
-        Child("daemon", program.command("run", "--state-dir", str(words.state_dir), *run_dir, *config), log_dir / "daemon.log"),
-    ]
+        Child("daemon", program.command("run", *place, *config), log_dir / "daemon.log"),
+        Child(
+            "segments", program.command("segments", *place, *config), log_dir / "segments.log", words.state_dir / POOL_DEVICES,
+            SEGMENTS_HEALTHY_S, SEGMENTS_RESTART_S_MAX,
+        ),
+    ]  # fmt: skip
 
 
 def main(argv: list[str]) -> int:

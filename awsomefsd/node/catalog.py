@@ -14,11 +14,13 @@ from typing import Any
 from awsomefsd.base import levels
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
 from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
-from awsomefsd.base.types import HOST_UNIQUE, NAMES_WORDS, DeviceInfo, VolumeInfo
+from awsomefsd.base.rule_levels import DELEGATION
+from awsomefsd.base.types import HOST_UNIQUE, NAMES_WORDS, DeviceInfo, VolumeInfo, is_pool
 from awsomefsd.meta.api import messages
 from awsomefsd.meta.api.commands import (
     UNDECIDED,
     AddDevice,
+    AddPoolDevice,
     AnyCommand,
     ClearQuarantine,
     CreateVolume,
@@ -105,10 +107,17 @@ class Catalog:
         found = self._call(messages.GetVolumes())
         return {one.name: NAMES_WORDS[one.volume in found.delegated] for one in found.volumes}
 
+    def new_names(self) -> int:
+        """Returns when names are durable in a volume that is made without a word about it, as an index of NAMES_WORDS; raises as `volumes`.
+
+        Delegated, but in a cluster whose level does not know that: an upgrade does not change what volumes there are promise.
+        """
+        return NAMES_WORDS.index("delegated" if int(self.figures()["level"]) >= DELEGATION else "durable")
+
     def mountable(self, name: str, node: str) -> VolumeInfo:
         """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""
         found = self.volume(name)
-        if found.home not in ("", UNDECIDED, node):
+        if found.home not in ("", UNDECIDED, node) and not is_pool(found.home):
             named: dict[str, str] = {}
             with suppress(FsError):  # a client of the cluster may not ask for the names of nodes
                 named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
@@ -127,13 +136,13 @@ class Catalog:
         return found
 
     def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int, names: str = "") -> VolumeInfo:
-        """Creates a volume and returns it; the quotas are bytes and inodes, `names` "" is durable.
+        """Creates a volume and returns it; the quotas are bytes and inodes, `names` "" is as of new volumes (`new_names`).
 
         Raises ConfigError for the name and for unknown words, AlreadyExists, Refused when there are VOLUMES_MAX volumes, and FsError.
         """
         check_name(name, "volume")
-        decided = _index_of_names(names or NAMES_WORDS[0])
         try:
+            decided = _index_of_names(names) if names else self.new_names()
             self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid, decided))
         except FsError as err:
             if err.errno == errno.EEXIST:
@@ -220,7 +229,7 @@ class Catalog:
     def devices(self) -> list[DeviceInfo]:
         return list(self._call(messages.GetDevices()).devices)
 
-    def add_device(self, command: AddDevice) -> DeviceInfo:
+    def add_device(self, command: AddDevice | AddPoolDevice) -> DeviceInfo:
         """Adds a device to the cluster and returns its row.  Raises AlreadyExists, FsError."""
         try:
             self.propose(command)

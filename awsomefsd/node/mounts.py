@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 from awsomefsd.base import durable, program
@@ -596,13 +597,15 @@ def _real_path(directory: str) -> str:
 
 def _check_mount_point(path: str) -> None:
     """Checks that something can be mounted there.  A dead mount of ours may lie on it: the keeper clears that away."""
+    if path == "/":
+        raise Refused("/ is the root directory: what is mounted on it is reached by nobody; mount on a directory below it")
     entry = mount_syscalls.topmost(path)
     if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
         if is_dead(path):
             return
         raise AlreadyExists(f"{path} has {entry.source} mounted already; unmount it first")
     if not os.path.exists(path):
-        raise NotFound(f"{path} does not exist; make it with `mkdir -p {path}`")
+        raise NotFound(f"{path} does not exist; make it with `mkdir -p {quote(path)}`")
     if not os.path.isdir(path):
         raise FsError(errno.ENOTDIR, f"{path} is not a directory; mount on a directory")
 

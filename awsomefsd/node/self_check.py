@@ -144,6 +144,10 @@ def _prometheus(library: Any) -> None:
     assert b"a_total 1.0" in library.generate_latest(registry)
 
 
+def _page_files(files: Any) -> None:
+    assert all(content for _kind, content in files.files().values())
+
+
 _LIBRARIES: dict[str, tuple[str, Callable[[Any], None]]] = {
     "checksums (crc32c)": ("crc32c", _crc32c),
     "hashes (xxhash)": ("xxhash", _xxhash),
@@ -155,6 +159,7 @@ _LIBRARIES: dict[str, tuple[str, Callable[[Any], None]]] = {
     "configuration (pydantic, YAML)": ("awsomefsd.config.settings", _config),
     "connections of voters (TLS)": ("ssl", _ssl),
     "metrics (prometheus_client)": ("prometheus_client", _prometheus),
+    "web page (its files)": ("awsomefsd.ui.files", _page_files),
 }
 
 

@@ -36,7 +36,7 @@ from awsomefsd.io.collect.checkpoint_format import AreaHeader
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import Superblock, read_superblock
-from awsomefsd.meta.api.commands import KeepForCheckpoint, KeepSegments, Recover
+from awsomefsd.meta.api.commands import KeepForCheckpoint, KeepSegments
 from awsomefsd.meta.api.messages import Devices, GetDevices, GetOwnSegments, Segments, SegmentsLeased
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.log.journal import Journal
@@ -51,7 +51,7 @@ from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.single_voter import decode
 from awsomefsd.node.maintenance.checkpoints import carrying, new_header, write_copy
 from awsomefsd.recovery.eras import begin_era
-from awsomefsd.recovery.first_entries import propose_one
+from awsomefsd.recovery.first_entries import propose_one, recover_from_copy
 
 MARKER, BUILDING, DONE = "recovering", "recovering", "done"
 
@@ -170,7 +170,7 @@ def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str
     try:
         machine = replica.machine
         assert isinstance(machine, Machine)
-        propose_one(replica, Recover(found.incarnation_seen, proof, node.node))
+        recover_from_copy(replica, found.incarnation_seen, proof, node.node)
         replica.commit()
         begin_era(replica, found.devices, raises_level=directory.name != BUILDING)
         report = _report(found, node.node, last, "device" if base is None else "store", done=True)
@@ -282,7 +282,7 @@ def _checkpoint(directory: Path, replica: Replica, found: DeviceSurvey, node: id
     assert isinstance(own, Segments)
     device = found.devices[found.where][0]
     number = next(info.device for info in _devices(replica) if info.uuid == found.where)
-    free = [info for info in own.segments if info.device == number and info.segment not in found.best.segments]
+    free: list[SegmentInfo] = [info for info in own.segments if info.device == number and info.segment not in found.best.segments]
     copy = directory / "copy"
     mended = replica.machine.level >= CHECKPOINTS_OF_NODES
     version = form.VERSION if mended else form.WITHOUT_EARLY_TAIL

@@ -25,7 +25,6 @@ from awsomefsd.io.collect.checkpoint_area import scan_device
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import Superblock, read_superblock
-from awsomefsd.meta.api.commands import Recover
 from awsomefsd.meta.api.messages import Devices, GetDevices
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.machine.machine import Machine
@@ -35,7 +34,7 @@ from awsomefsd.meta.replica.store import Store
 from awsomefsd.node.maintenance.checkpoints import carrying
 from awsomefsd.recovery.device_recover import adopt, alone, fill_journal
 from awsomefsd.recovery.eras import begin_era
-from awsomefsd.recovery.first_entries import propose_one
+from awsomefsd.recovery.first_entries import recover_from_copy
 
 _BUILDING = "meta.restoring"
 
@@ -143,7 +142,7 @@ def missing_devices(store_directory: Path, found: GivenDevices) -> list[str]:
 def _first_entry(directory: Path, node: identity.Node, found: GivenDevices, proof: str) -> tuple[Restored, int]:
     replica = Replica.open_single(directory, node.cluster, node.node, Machine)
     try:
-        propose_one(replica, Recover(found.incarnation, proof, node.node))
+        recover_from_copy(replica, found.incarnation, proof, node.node)
         begin_era(replica, found.devices, raises_level=True)
         replica.commit()
         faults = [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]

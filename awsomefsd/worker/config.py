@@ -11,7 +11,7 @@ daemon is by now, and its next worker may be of a newer build.  Hence the rules 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -94,15 +94,20 @@ def asked_options(wire: Any) -> tuple[str, ...] | None:
 
 def endpoints_of(config: WorkerConfig) -> Endpoints:
     """Where this worker may ask the metadata service.  Without the certificates' paths it asks its own node only."""
+    return Endpoints(
+        config.meta_sock, node=config.node, file=config.endpoints, fixed=config.places, tls=tls_of(config) if config.tls else None
+    )  # fmt: skip
+
+
+def tls_of(config: WorkerConfig) -> Callable[[], TlsNow]:
+    """Returns what makes the identity by which this worker speaks to other nodes, from the certificates' paths."""
 
     def tls() -> TlsNow:
         from awsomefsd.base.tls import TlsFiles  # with it ssl, which a worker beside its own daemon never needs
 
         return TlsFiles(*config.tls)
 
-    return Endpoints(
-        config.meta_sock, node=config.node, file=config.endpoints, fixed=config.places, tls=tls if config.tls else None
-    )  # fmt: skip
+    return tls
 
 
 def identity_of(config: WorkerConfig) -> MappedIds:

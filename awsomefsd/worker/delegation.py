@@ -6,29 +6,28 @@ import contextlib
 import logging
 
 from awsomefsd.base.errors import FsError, Unavailable
-from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.levels import highest
 from awsomefsd.base.power_cut import Why
 from awsomefsd.base.types import NAMES_DELEGATED
 from awsomefsd.base.wait import Signal, block_on
 from awsomefsd.fuse.mount_flags import SYNCHRONOUS
 from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.shipper import record_of
-from awsomefsd.keeper.mount_record import MEMORY_FORMAT
-from awsomefsd.keeper.worker_link import KeeperLink
 from awsomefsd.meta.api.messages import SessionGoesOn, SessionOpened
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.meta.machine.held import NamesHolder
 from awsomefsd.meta.machine.record_checks import inodes_of
+from awsomefsd.vfs.session.conflicts import OVERTAKEN
 from awsomefsd.vfs.session.mount_session import SessionLease
 from awsomefsd.vfs.session.names_aside import NamesAside
 from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.state.shared_names import SharedNames
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.memory import MountMemory
+from awsomefsd.worker.op_log_format import OpLogFormat
 from awsomefsd.worker.session_events import MountEvents
 
 LEASES_ENDED = "the session had ended, and with it the leases under which this was decided"
-OVERTAKEN = "the session had ended, and another mount had the volume since"
 ROLLED_BACK = "the cluster's metadata is older than what it had applied: it was recovered from a copy, or has forgotten the mount"
 ENDED_EARLY = "the session ended before the cluster had what the predecessor decided; the next worker begins again"
 
@@ -54,7 +53,7 @@ class NamesStart:
     """Takes up the op log of a predecessor, and begins to decide.  Used by the thread that starts the worker."""
 
     def __init__(
-        self, names: DelegatedNames, aside: NamesAside, memory: MountMemory, link: KeeperLink, config: WorkerConfig, events: MountEvents
+        self, names: DelegatedNames, aside: NamesAside, memory: MountMemory, formats: OpLogFormat, config: WorkerConfig, events: MountEvents
     ) -> None:
         assert memory.ops is not None
         self._names = names
@@ -65,7 +64,7 @@ class NamesStart:
         names.note_applied = self._applied.set
         self._memory = memory
         self._log = memory.ops
-        self._link = link
+        self._formats = formats
         self._config = config
 
     def ship_inherited(self, opened: SessionOpened, dirty: list[DirtyRecord], *, changed_by_others: bool) -> None:
@@ -85,7 +84,7 @@ class NamesStart:
         self._log.applied(applied)
         left = [record for record in left if not record.applied]
         overtaken = LEASES_ENDED if self._config.shared else OVERTAKEN
-        why = overtaken if changed_by_others else ROLLED_BACK if applied < self._applied.value else ""
+        why = ROLLED_BACK if applied < self._applied.value else overtaken if changed_by_others else ""
         if why and (lost := [record for record in left if not record.aside]):
             self._names.put_aside(lost, why)
             self._log.put_aside(lost)
@@ -102,27 +101,21 @@ class NamesStart:
             with contextlib.suppress(FsError):  # told by what was put aside
                 block_on(ended)
         self._log.cleansed([record for record in left if record.aside])
-
-    def inherited_is_known(self) -> None:
-        """What a predecessor has left is taken up: the session may be replaced from now on."""
-        self._events.begin()
+        shipper.inherited_is_over()
 
     def begin(self, opened: SessionOpened) -> None:
         """Decides names from now on, if the volume says so and every build that may come next knows of the log."""
         self._log.requests_repeated()
         self._names.why_not = self._why_not(opened)
         if self._names.why_not != Why.DECIDES:
-            if self._log.end():
-                self._needs(0)
+            self._formats.end()
             return
         assert isinstance(opened, SessionGoesOn)
-        if not self._needs(MEMORY_FORMAT):
-            self._names.why_not = Why.KEEPER
+        self._names.why_not = self._formats.begin()
+        if self._names.why_not == Why.KEEPER:
             log.info("names are not decided by this mount: it has no keeper, or one of an older build")  # `status -v` says it
             return
-        if not self._log.begin():
-            self._needs(0)
-            self._names.why_not = Why.DIRTY
+        if self._names.why_not == Why.DIRTY:
             log.warning("names are not decided by this mount: data is dirty in its memory; the next worker looks again")
             return
         self._names.begin(
@@ -132,15 +125,8 @@ class NamesStart:
     def _why_not(self, opened: SessionOpened) -> Why:
         if not isinstance(opened, SessionGoesOn) or opened.names != NAMES_DELEGATED:
             return Why.VOLUME
-        if opened.level > LEVEL:
+        if opened.level > highest():
             return Why.LEVEL
         if self._names.shipper.has_refused:
             return Why.REFUSED
         return Why.SYNC if SYNCHRONOUS & set(self._config.options) else Why.DECIDES
-
-    def _needs(self, memory_format: int) -> bool:
-        try:
-            return self._link.needs(memory_format)
-        except OSError as err:
-            log.warning("the record of this mount cannot be written: %s", err)
-            return False

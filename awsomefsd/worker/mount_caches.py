@@ -72,4 +72,7 @@ def build_mount_caches(
         caches.forget_attributes = notifier.forget_attributes
     caches.drop_pages = notifier.drop_pages
     caches.filled.update(opened.ino for opened in memory.opens if opened.kind == KIND_FILE)  # a predecessor may have let them be filled
+    if kernel is not None:
+        for ino in kernel.old_pages():  # it may have died between a READ without a lease and the notification behind it
+            notifier.drop_pages(ino, 0, 0, None)
     return MountCaches(caches, notifier, recalls)

@@ -13,15 +13,15 @@ from awsomefsd.fuse.control_area import ControlArea
 from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.segment.store import SegmentWrites
 from awsomefsd.meta.api.messages import GetInherited, SessionOpened
-from awsomefsd.vfs.session.conflicts import Conflicts
+from awsomefsd.vfs.session.conflicts import OVERTAKEN, Conflicts
 from awsomefsd.vfs.session.lease_recovery import LeaseRecovery, adopted
-from awsomefsd.vfs.session.mount_session import SessionClient
 from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.state.mount_state import MountState
 from awsomefsd.vfs.state.shared_names import SharedNames
-from awsomefsd.worker.delegation import LEASES_ENDED, OVERTAKEN, log_position
+from awsomefsd.worker.delegation import LEASES_ENDED, log_position
 from awsomefsd.worker.quarantine_proof import QuarantineProof
 from awsomefsd.worker.service_calls import ServiceCalls
+from awsomefsd.worker.session_opening import SessionOpening
 
 log = logging.getLogger("awsomefsd.worker")
 
@@ -31,7 +31,7 @@ class SessionChange:
 
     def __init__(
         self,
-        client: SessionClient,
+        opening: SessionOpening,
         mount: MountState,
         control: ControlArea,
         writer: SegmentWrites,
@@ -40,7 +40,7 @@ class SessionChange:
         calls: ServiceCalls,
         names: DelegatedNames | None,
     ) -> None:
-        self._client = client
+        self._opening = opening
         self._mount = mount
         self._control = control
         self._writer = writer
@@ -53,7 +53,7 @@ class SessionChange:
         """Gives up the segments of the session before the client's, which the leader has ended.  Returns at once."""
         self._writer.abandon()
         lost = self._control.state.session
-        if lost not in (0, self._client.session):
+        if lost not in (0, self._opening.session):
             self._proof.begin(lost)
 
     def replaced(self, opened: SessionOpened) -> None:
@@ -75,7 +75,7 @@ class SessionChange:
 
     def begin(self, opened: SessionOpened, inherited: Iterable[DirtyRecord] = ()) -> None:
         """Begins to work under a session.  `inherited`: dirty records of a predecessor, by sequence.  Blocks for answers of the service."""
-        self._control.update(session=opened.session, epoch=opened.epoch)
+        self._opening.begun(opened)
         leases = self._mount.caches.leases
         if leases is None:
             return

@@ -19,6 +19,7 @@ from awsomefsd.worker.quarantine_proof import QuarantineProof
 from awsomefsd.worker.service_calls import ServiceCalls
 from awsomefsd.worker.session_change import SessionChange
 from awsomefsd.worker.session_events import MountEvents
+from awsomefsd.worker.session_opening import SessionOpening
 
 
 class SessionParts(NamedTuple):
@@ -30,12 +31,12 @@ class SessionParts(NamedTuple):
 def build_session_parts(
     config: WorkerConfig, memory: MountMemory, client: MetaClient, calls: ServiceCalls, command: OpenSession, lease: SessionLease,
     data: DataPath, vfs: Vfs, kernel: KernelInvalidation, conflicts: Conflicts, ended: threading.Event,
-    names: DelegatedNames | None,
+    names: DelegatedNames | None, opening: SessionOpening,
 ) -> SessionParts:  # fmt: skip
     """Returns the parts for one mount, whose session `command` opens; `ended` is set at the end of the mount.  Does not block."""
     mount = vfs.mount
     proof = QuarantineProof(config.state_dir, command.mount, command.worker, data.writer.await_drained, calls.propose, ended)
-    change = SessionChange(client, mount, memory.control, data.writer, proof, conflicts, calls, names)
-    keeper = SessionKeeper(client, command, vfs, kernel, lease, conflicts, change.abandon_segments, change.replaced)
+    change = SessionChange(opening, mount, memory.control, data.writer, proof, conflicts, calls, names)
+    keeper = SessionKeeper(opening, command, vfs, kernel, lease, conflicts, change.abandon_segments, change.replaced)
     removal = Removal(client, keeper, mount, lease, conflicts, names)
     return SessionParts(change, keeper, MountEvents(lease, vfs, keeper, removal, mount.caches.leases))

@@ -2,7 +2,8 @@
 
 Order, and why: the predecessor's dirty records are found and flushed first, so that caches begin with what the service says, not with what
 a record might still change; then its unanswered requests are executed; then the last closes that it could not tell of are told.  Where the
-session has ended meanwhile, it is decided before all that which of the records and handles go on (vfs/session/mount_session.py).
+session has ended meanwhile, it is decided before all that which of the records and handles go on (vfs/session/mount_session.py).  Where it
+ends while this is decided, nobody replaces it before that is done: two would decide about the same records.
 
 A worker that dies at any of these points leaves the same to its successor: records are clean only when they are committed, requests are
 freed only when they are answered, and both carry ids by which the service knows what it has done already.
@@ -13,21 +14,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.failpoints import hit
+from awsomefsd.base.types import is_behind_recovery
 from awsomefsd.base.wait import block_on
 from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.flusher import FlushEvents, record_space
 from awsomefsd.io.file.write_through import WriteThrough
-from awsomefsd.meta.api.messages import SessionOpened
+from awsomefsd.meta.api.messages import Renew, SessionOpened
 from awsomefsd.vfs.session.mount_session import SessionKeeper
 from awsomefsd.vfs.state.mount_state import MountState
 from awsomefsd.vfs.vfs import Vfs
 from awsomefsd.worker.delegation import NamesStart
 from awsomefsd.worker.memory import MountMemory
 from awsomefsd.worker.session_change import SessionChange
+from awsomefsd.worker.session_opening import SessionOpening
 
 log = logging.getLogger("awsomefsd.worker")
 
@@ -44,36 +48,41 @@ class WorkerTakeover:
 
     def __init__(
         self, memory: MountMemory, mount: MountState, vfs: Vfs, requests: KernelRequests, sessions: SessionKeeper, change: SessionChange,
-        names: NamesStart | None = None,
+        opening: SessionOpening, begun: Callable[[], None], names: NamesStart | None = None,
     ) -> None:
+        """`begun`: called once, when the session may be replaced: what a predecessor has left is known to whoever does that."""
         self._memory = memory
         self._mount = mount
         self._vfs = vfs
         self._requests = requests
         self._sessions = sessions
         self._change = change
+        self._opening = opening
+        self._begun = begun
         self._names = names
 
     def run(self, opened: SessionOpened, worker: int, events: FlushEvents, through: WriteThrough | None) -> None:
         """Takes everything up under the session that was `opened`, starts flushing, and repeats requests; blocks until that is done."""
         mount, control = self._mount, self._memory.control
         ended = control.state.session not in (0, opened.session)
+        mount.session.is_behind_recovery = is_behind_recovery(opened.session, control.state.session)
         records = self._recover_records()
         hit("takeover.records.found")
-        undecided = opened.resumed and mount.caches.leases is None
+        undecided = (opened.resumed or self._opening.is_unknown) and mount.caches.leases is None  # with leases each file is asked for
         by_others = ended and (opened.changed_by_others or undecided)
         if self._names is not None:
             self._names.ship_inherited(opened, records, changed_by_others=by_others or (ended and mount.shared))
             records = [record for record in records if record.is_dirty]
-        records = [record for record in records if self._adopt(record)]
+        gone = [record for record in records if not self._adopt(record)]
+        self._sessions.removed(gone, by_others=by_others or (bool(gone) and not self._is_alive(opened)))
+        records = [record for record in records if record.is_dirty]
         if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
             self._sessions.after_session_loss(opened, changed_by_others=by_others, locks_known=False)
         else:
             mount.buffered.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         mount.session.take_over_handles(opened.epoch)  # before anything is opened or repeated
         self._change.begin(opened, records)
-        if self._names is not None:
-            self._names.inherited_is_known()
+        self._begun()
         control.update(workers=worker)
         mount.buffered.flusher.start(events)
         if through is not None:
@@ -104,15 +113,27 @@ class WorkerTakeover:
         return records
 
     def _adopt(self, record: DirtyRecord) -> bool:
-        """The record belongs to its file again; returns False for that of a file that was removed since, which takes no space any more."""
+        """The record belongs to its file again; returns False for that of a file that was removed since."""
         try:
             attr = block_on(self._mount.attr_op(record.ino))
         except FsError as err:
             if err.errno != errno.ENOENT:
                 raise
-            self._memory.dirty.mark_clean([record])
             return False
         self._mount.buffered.files.state(attr).adopt(record)
+        return True
+
+    def _is_alive(self, opened: SessionOpened) -> bool:
+        """Asks whether the session is still there: if so, nobody else has had the volume when the questions before this were answered.
+
+        A question names no session, and may have waited for long: for a leader, the network, or a recovery of the cluster from a copy.
+        """
+        try:
+            block_on(self._mount.metadata.ask(Renew(opened.session, opened.epoch, 0)))
+        except FsError as err:
+            if err.errno != errno.ESTALE:
+                raise
+            return False
         return True
 
     def _flush_recovered(self, records: list[DirtyRecord]) -> None:

@@ -40,7 +40,9 @@ from awsomefsd.worker.flush_events import MountFlushEvents
 from awsomefsd.worker.memory import MountMemory
 from awsomefsd.worker.memory_budget import MemoryBudget
 from awsomefsd.worker.mount_caches import build_mount_caches
+from awsomefsd.worker.op_log_format import OpLogFormat
 from awsomefsd.worker.service_calls import ServiceCalls
+from awsomefsd.worker.session_opening import SessionOpening
 from awsomefsd.worker.session_parts import build_session_parts
 from awsomefsd.worker.takeover import WorkerTakeover
 from awsomefsd.worker.unmount import end_session, flush_all, flush_until_clean
@@ -95,27 +97,30 @@ class Worker:
         self.vfs = Vfs(self.mount, metadata, self.pool, self.data.through)
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, identity_of(config)), memory.control, memory.slots, memory.park, fresh=fresh,
-            overrides=Overrides(**config.overrides), previous=start.get("previous"), on_first_reply=link.answered,
+            overrides=Overrides(**config.overrides).with_locks(config.shared), previous=start.get("previous"), on_first_reply=link.answered,
         )  # fmt: skip
+        self.formats = OpLogFormat(memory, link)
+        self.opening = SessionOpening(self.client, memory.control, self.formats)
         self.change, self.sessions, self.events = build_session_parts(
             config, memory, self.client, self.calls, self.open_command, self.lease, self.data, self.vfs, self.notifier, self.conflicts,
-            self._ended, self.names,
+            self._ended, self.names, self.opening,
         )  # fmt: skip
 
     def start(self) -> None:
         """Opens the session, takes over what a predecessor left, then serves; returns when it serves.  Raises what is in the way."""
         self.client.start(self.events)
         taking_over = msgspec.structs.replace(self.open_command, unanswered=self.memory.unanswered())  # said once, before any is repeated
-        opened = open_session(self.client, taking_over)
+        opened = open_session(self.opening, taking_over)
+        self.data.begin(opened.volume.home)
         hit("takeover.session.opened")
         flush_events = MountFlushEvents(self.mount, self.vfs, self.conflicts, self.data.draining)
         start_names = None
         if self.names is not None:
             aside = NamesAside(self.mount, self.conflicts, self.notifier, os.path.join(self.config.state_dir, "conflicts"), self.mount_id)
-            start_names = NamesStart(self.names, aside, self.memory, self.link, self.config, self.events)
-        else:
-            self.events.begin()
-        takeover = WorkerTakeover(self.memory, self.mount, self.vfs, self.session, self.sessions, self.change, start_names)
+            start_names = NamesStart(self.names, aside, self.memory, self.formats, self.config, self.events)
+        takeover = WorkerTakeover(
+            self.memory, self.mount, self.vfs, self.session, self.sessions, self.change, self.opening, self.events.begin, start_names
+        )
         takeover.run(opened, self.open_command.worker, flush_events, self.data.through)
         self.session.start()
         hit("takeover.ready")
@@ -134,6 +139,7 @@ class Worker:
             self.names.shipper.stop()
         if self.lease.over is None:
             end_session(self.client, self.calls, self.data.writer, self.config.volume)
+        self.data.close()
         self.client.close()
         if self.recalls is not None:
             self.recalls.close()

@@ -10,6 +10,8 @@ if [ "$kind" = upgrade ] && [ -d /run/systemd/system ]; then
     if systemctl is-active --quiet awsomefsd.service; then
         systemctl restart awsomefsd.service || echo "awsomefsd: the daemon did not start again; see: journalctl -u awsomefsd" >&2
     fi
+    # Writers on all nodes go on in other segments for the second that this takes.
+    systemctl try-restart awsomefsd-segments.service || echo "awsomefsd: the segment server did not start again; see: journalctl -u awsomefsd-segments" >&2
     if systemctl is-active --quiet awsomefsd-keeper.service; then
         systemctl reload awsomefsd-keeper.service || echo "awsomefsd: the keeper is still the old program; later: systemctl reload awsomefsd-keeper" >&2
     fi

@@ -7,6 +7,6 @@ if grep -q ' fuse\.awsomefs ' /proc/self/mounts 2>/dev/null && [ ! -e /etc/awsom
 fi
 if [ -d /run/systemd/system ]; then
     awsomefsd umount --all >/dev/null 2>&1 || true
-    systemctl stop awsomefsd-mounts.service awsomefsd.service awsomefsd-keeper.service 2>/dev/null || true
-    systemctl disable --quiet awsomefsd-mounts.service awsomefsd.service awsomefsd-keeper.service 2>/dev/null || true
+    systemctl stop awsomefsd-mounts.service awsomefsd-segments.path awsomefsd-segments.service awsomefsd.service awsomefsd-keeper.service 2>/dev/null || true
+    systemctl disable --quiet awsomefsd-mounts.service awsomefsd-segments.path awsomefsd.service awsomefsd-keeper.service 2>/dev/null || true
 fi

@@ -1,7 +1,7 @@
 """build.py bench: the same client on our mount, on ext4 and on a null FUSE server, in one run, as rates and as ratios.
 
 The targets take turns measure by measure and run by run, so that a noisy minute hits all of them; the median of the runs is shown.
-Figures of one machine say little, the ratios of one run say more; `--json` keeps both.
+Figures of one machine say little, the ratios of one run say more; `--json` and `--record` keep both.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,21 +24,33 @@ from rich.progress import Progress
 from rich.table import Table
 
 from buildtools.nodes import Node, await_true
-from buildtools.say import BuildError, bad, warn
-from tests.bench.measures import FULL, MEASURES, QUICK, Amounts
+from buildtools.say import CHECKOUT, BuildError, bad, good, warn
+from tests.bench import one_node_page, record
+from tests.bench.measures import CALLS, FULL, QUICK, Amounts, Row, settle
+from tests.bench.peers import PEERS
+from tests.bench.programs import PROGRAMS, NotInstalled
 from tests.bench.targets import Ext4, Null, Ours, Target
 
 RUNS, RUNS_QUICK = 5, 1
-GOALS = {
-    "create + close": "at least 4,000/s, durable",
-    "1 MiB sequential write + fsync": "60 % of ext4, or 400 MiB/s",
-    "1 MiB sequential read, cold": "60 % of ext4, or 400 MiB/s",
-}
+MEASURES = [*CALLS, *PROGRAMS]
 Rates = dict[str, dict[str, list[float]]]
 Costs = dict[str, dict[str, list[float]]]  # measure → "target: process" → µs of CPU for each operation or MiB
 
 
 # --- rates --------------------------------------------------------------------------------------------------------------------
+def prepare(target: Target, folder: Path, amounts: Amounts, row: Row) -> None:
+    _, _, measure, preparation = row
+    if callable(preparation):
+        preparation(folder, amounts)
+        settle(folder, amounts)
+    elif preparation == "cold":
+        target.remount()
+    elif preparation == "warm":
+        measure(folder, amounts)
+    elif preparation == "settled":
+        settle(folder, amounts)
+
+
 def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> tuple[Rates, Costs]:
     rates: Rates = {name: {target.name: [] for target in targets} for name, *_ in MEASURES}
     costs: Costs = {name: {} for name, *_ in MEASURES}
@@ -47,16 +60,17 @@ def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> tuple[Rat
         for number in range(runs):
             for target in targets:
                 (target.folder / f"run{number}").mkdir()
-            for name, _, measure, preparation in MEASURES:
+            for row in MEASURES:
+                name, _, measure, _ = row
                 for target in targets:
                     progress.update(task, description=f"{name} on {target.name}", advance=1)
-                    if preparation == "cold":
-                        target.remount()
-                    before = target.cpu_us()
+                    folder = target.folder / f"run{number}"
                     try:
-                        done = measure(target.folder / f"run{number}", amounts)
+                        prepare(target, folder, amounts, row)
+                        before = target.cpu_us()
+                        done = measure(folder, amounts)
                     except OSError as err:
-                        if isinstance(target, Ours):
+                        if isinstance(target, Ours) and not isinstance(err, NotInstalled):
                             raise
                         failed.add((target.name, f"{name}: {err}"))  # the null server keeps no data, some measures end there
                         continue
@@ -65,8 +79,8 @@ def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> tuple[Rat
                         costs[name].setdefault(f"{target.name}: {process}", []).append((used - before[process]) / done.count)
             for target in targets:
                 shutil.rmtree(target.folder / f"run{number}", ignore_errors=target.name == Null.name)
-    for row in sorted(failed):
-        warn(f"not measured on {row[0]}: {row[1]}")
+    for where, why in sorted(failed):
+        warn(f"not measured on {where}: {why}")
     return rates, costs
 
 
@@ -140,7 +154,8 @@ def show(console: Console, found: dict[str, dict[str, float]], names: list[str])
         row = found[name]
         cells = [f"{row[target]:,.0f} {unit}" if target in row else "-" for target in names]
         ratios = [" ".join(f"{row[one] / row[other]:.2f}" for one in ours) if other in row else "-" for other in others]
-        table.add_row(name, *cells, *ratios, GOALS.get(name, ""))
+        goals = ", ".join(f"{least:g} × {other}" for other, least in one_node_page.GOALS.get(name, {}).items())
+        table.add_row(name, *cells, *ratios, goals)
     console.print(table)
 
 
@@ -165,44 +180,65 @@ def show_node(console: Console, own: dict[str, float]) -> None:
     console.print(extra)
 
 
-def run(amounts: Amounts, runs: int, json_path: str) -> None:
-    console = Console(width=max(Console().width, 130))
+def targets(stack: contextlib.ExitStack, ours: Ours, peers: bool) -> list[Target]:
+    """All that could be made; `stack` closes them."""
+    durable = Ours(names="durable")
+    stack.callback(durable.close)
+    made: list[Target] = [ours, durable]
+    for kind in (Ext4, Null, *(PEERS if peers else ())):
+        try:
+            target = kind()
+        except (BuildError, OSError, subprocess.TimeoutExpired) as err:
+            warn(f"without {kind.name}: {err}")
+            continue
+        stack.callback(target.close)
+        made.append(target)
+    return made
+
+
+def run(amounts: Amounts, runs: int, peers: bool) -> record.Run:
+    """Measures, shows, and returns the figures as they are kept (record.py)."""
+    console, before = Console(width=max(Console().width, 150)), os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
-        ours = Ours()
+        ours = Ours(names="delegated")
         stack.callback(ours.close)
         own = measure_node(ours.node, 3 if runs == 1 else 5)
-        delegated = Ours(names="delegated")
-        stack.callback(delegated.close)
-        targets: list[Target] = [ours, delegated]
-        for kind in (Ext4, Null):
-            try:
-                target = kind()
-            except BuildError as err:
-                warn(f"without {kind.name}: {err}")
-                continue
-            stack.callback(target.close)
-            targets.append(target)
-        rates, costs = measure_all(targets, amounts, runs)
-    found, spent = medians(rates), medians(costs)
-    show(console, found, [target.name for target in targets])
+        made = targets(stack, ours, peers)
+        rates, costs = measure_all(made, amounts, runs)
+    found, spent, names = medians(rates), medians(costs), [target.name for target in made]
+    show(console, found, names)
     show_costs(console, spent)
     show_node(console, own)
-    if json_path:
-        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
-        all_of_it = {"machine": machine, "medians": found, "cpu": spent, "runs": rates, "node": own}
-        Path(json_path).write_text(json.dumps(all_of_it, indent=2) + "\n")
+    units = {name: unit for name, unit, *_ in MEASURES}
+    measures = {
+        name: {
+            "unit": units[name],
+            "rates": {target: [record.digits(value) for value in values] for target, values in row.items() if values},
+            "cpu_us": {process: record.digits(value) for process, value in spent[name].items()},
+        }
+        for name, row in rates.items()
+    }
+    return record.made(measures, own, names, runs, (before, os.getloadavg()[0]))
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description="figures beside ext4 and a null FUSE server")
     arguments.add_argument("--quick", action="store_true")
+    arguments.add_argument("--peers", action="store_true", help="beside MooseFS and GlusterFS too")
+    arguments.add_argument("--record", action="store_true", help="keep the figures in docs/figures and make the page again")
     arguments.add_argument("--json", default="")
     chosen = arguments.parse_args()
     if os.geteuid() != 0:
         bad("the benchmark mounts and drops caches: it needs root")
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nodes, namespaces and loop devices go then too
     try:
-        run(QUICK if chosen.quick else FULL, RUNS_QUICK if chosen.quick else RUNS, chosen.json)
+        figures = run(QUICK if chosen.quick else FULL, RUNS_QUICK if chosen.quick else RUNS, chosen.peers)
+        if chosen.json:
+            Path(chosen.json).write_text(json.dumps(figures, indent=1) + "\n")
+        if chosen.record:
+            good(f"kept in {record.keep(figures).relative_to(CHECKOUT)}")
+            return one_node_page.main()
     except BuildError as err:
         bad(str(err))
         return 1

@@ -64,7 +64,7 @@ class Ours:
             write_out(self.node.image)
             self.node.up()
             if names:
-                self.name = f"awsomefs, {names} names"
+                self.name = "awsomefs, durable names" if names == "durable" else self.name
                 self.node.cli("volume", "set", self.node.volume, "--names", names)
                 self.remount()
         except BaseException:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from typing import Any
 
 import pytest
@@ -12,6 +10,8 @@ from awsomefsd.admin.client import AdminClient
 from awsomefsd.cli.output import message_dict
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
+from tests.rigs.metrics_page import MISSING, PROMTOOL, complaints, figures
+from tests.rigs.metrics_page import answer as metrics
 from tests.rigs.network_namespaces import found_by_join
 
 WAIT_S = 120
@@ -27,15 +27,6 @@ def codes(node: Node) -> set[str]:
     return {one["code"] for one in told(node)["health"]}
 
 
-def metrics(node: Node, page: str = "/metrics") -> str:
-    """What the node's page of metrics answers, on its unix socket."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
-        sock.settimeout(WAIT_S)
-        sock.connect(str(node.run / "metrics.sock"))
-        sock.sendall(b"GET %s HTTP/1.0\r\n\r\n" % page.encode())
-        return b"".join(iter(lambda: sock.recv(1 << 16), b"")).decode()
-
-
 @pytest.fixture(scope="module")
 def cluster(make_cluster: Any) -> Cluster:
     """Four nodes: three vote, and one carries nothing, as soon as the policy has had its way."""
@@ -45,6 +36,13 @@ def cluster(make_cluster: Any) -> Cluster:
     found_by_join(made)
     await_true("three voters, all heard", lambda: told(made.nodes[0])["metadata"]["voters_heard"] == 3, WAIT_S)
     return made
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason=MISSING)
+def test_metrics_of_every_node_keep_the_conventions(cluster: Cluster) -> None:
+    pages = [figures(node) for node in cluster.nodes]
+    assert any("awsomefsd_meta_member_lag_entries{member=" in page for page in pages), "of the leader"
+    assert [complaints(page) for page in pages] == [""] * len(pages)
 
 
 def test_of_a_cluster_and_its_failures(cluster: Cluster) -> None:

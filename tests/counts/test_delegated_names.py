@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import sqlite3
 import time
 
 import pytest
@@ -15,6 +18,7 @@ from tests.conftest import MakeNode
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 CREATES = 1_000
 FILES = 200
+LOCKS, TRANSACTIONS = 50, 50
 OTHERS = 8  # a grant of inode numbers, leases of segments, what the daemon does meanwhile
 
 
@@ -59,3 +63,36 @@ def test_a_small_file_that_is_synced_is_one_entry(node: Node, figures: list[str]
     entries, syncs = (int(after[name]) - int(before[name]) for name in ("applied", "journal_syncs"))
     figures.append(f"delegated names, a 4,000 byte file + fsync: {entries / FILES:.2f} entries, {syncs / FILES:.2f} syncs of the journal")
     assert entries <= FILES + OTHERS and syncs <= FILES + OTHERS
+
+
+def test_a_lock_costs_nothing_where_the_volume_is_held_whole(node: Node) -> None:
+    """The kernel keeps it (decision 412)."""
+    path = node.mountpoint / "locked"
+    path.write_bytes(bytes(100))
+    os.sync()
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        before = int(figures_of(node.run / "meta.sock")["applied"])
+        for number in range(LOCKS):
+            fcntl.lockf(file, fcntl.LOCK_EX, 10, number)
+            fcntl.lockf(file, fcntl.LOCK_UN, 10, number)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        assert int(figures_of(node.run / "meta.sock")["applied"]) - before <= OTHERS
+
+
+@pytest.mark.parametrize(("mode", "most"), [("delete", 6), ("wal", 1.2)])
+def test_a_transaction_of_sqlite_costs_its_syncs(node: Node, figures: list[str], mode: str, most: float) -> None:
+    """With a rollback journal: journal, journal's header, database, and the end of the journal."""
+    os.sync()
+    with contextlib.closing(sqlite3.connect(node.mountpoint / f"{mode}.db", isolation_level=None)) as db:
+        db.execute(f"pragma journal_mode={mode}")
+        db.execute("pragma synchronous=full")
+        db.execute("create table t (k integer primary key, v blob)")
+        before = figures_of(node.run / "meta.sock")
+        for _ in range(TRANSACTIONS):
+            db.execute("insert into t (v) values (?)", (bytes(100),))
+        after = figures_of(node.run / "meta.sock")
+    entries, syncs = (int(after[name]) - int(before[name]) for name in ("applied", "journal_syncs"))
+    figures.append(f"sqlite, {mode}: {entries / TRANSACTIONS:.2f} entries, {syncs / TRANSACTIONS:.2f} syncs of the journal a transaction")
+    assert entries <= TRANSACTIONS * most + OTHERS

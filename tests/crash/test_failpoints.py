@@ -33,6 +33,7 @@ from tests.crash.failpoint_rounds import GO_ON_S, Load, Round
 from tests.rigs.mount_without_kernel import rig as mounted
 from tests.rigs.sharing_nodes import FIRST, Sharing
 from tests.unit.io.collect import test_collector as collecting
+from tests.unit.io.pool import test_attach as attaching
 from tests.unit.meta.voter import test_membership_changes as growing
 from tests.unit.meta.voter import test_voter as voting
 from tests.unit.vfs.ops.test_buffered_writes import Leased
@@ -224,6 +225,7 @@ def kills_on_a_node(node: Node, control: FailpointControl, load: Load, dice: Ran
 
 
 def clean_end(node: Node, load: Load) -> None:
+    node.await_daemon()
     node.umount()
     node.stop()
     node.cli("fsck", timeout_s=120)
@@ -256,6 +258,8 @@ def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
         voters(tmp_path / "voters", seed)
         (tmp_path / "growing").mkdir()
         growing.grow_alone(tmp_path / "growing")
+        (tmp_path / "attached").mkdir()
+        attaching.Rig(tmp_path / "attached").once()
     for name in SNAPSHOT_KILLS:
         exchange_that_dies(tmp_path / name, control, name)
     for name in INSTALL_KILLS:
@@ -291,5 +295,6 @@ def test_a_kill_at_each_failpoint(make_node, figures, seed, tmp_path):
     kills_on_a_node(node, control, load, dice, names)
     clean_end(node, load)
     tell(figures, control, f"a kill at each, {load.confirmed():,} fsynced files", began)
-    elsewhere = sorted(name for name in POINTS if POINTS[name] in ("snapshot", "founding", "shared"))
-    assert sorted({*POINTS} - {*names}) == elsewhere, "those kill in the normal run (of shared mounts: test_shared_failpoints.py)"
+    elsewhere = sorted(name for name in POINTS if POINTS[name] in ("snapshot", "founding", "shared", "attach"))
+    where = "those kill in the normal run (of shared mounts: test_shared_failpoints.py; of pools: unit/segments/test_kills.py)"
+    assert sorted({*POINTS} - {*names}) == elsewhere, where

@@ -64,6 +64,7 @@ def test_an_append_after_a_change_whose_worker_died_goes_to_the_end(make_node, t
     """Daemon and worker die between the entry of the change and its answer, while what was written is dirty (decision 110)."""
     control = FailpointControl(tmp_path / "failpoints")
     node = make_node(up=False)
+    node.names = "durable"  # others are decided by the worker, whose records survive it
     node.failpoints = control.path
     node.up()
     for kind, change in CHANGES.items():

@@ -93,9 +93,12 @@ def changes(node: Node, after: int) -> list[dict[str, Any]]:
 
 
 def committed(node: Node, after: int, ino: int) -> bool:
-    """Whether bytes of that file were committed behind that index."""
-    commits = (row for row in changes(node, after) if row["command"] == "Commit")
-    return any(f'"ino": {ino}' in json.dumps(row["fields"]) or f"[{ino}," in json.dumps(row["fields"]) for row in commits)
+    """Whether bytes of that file were committed behind that index.
+
+    A commit that waits for records of its files goes in their Apply (decision 243): a flush soon after the file was made does.
+    """
+    commits = (row["fields"]["inodes"] for row in changes(node, after) if row["command"] in ("Commit", "Apply"))
+    return any(part["ino"] == ino for parts in commits for part in parts)
 
 
 def survive_everything(node: Node) -> None:

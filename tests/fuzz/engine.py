@@ -40,10 +40,15 @@ SHRINK_S = 30.0
 PARTS: dict[str, tuple[str, list[str]]] = {
     "superblock": ("formats", ["io.device.superblock"]),
     "frame": ("formats", ["io.segment.frame", "io.segment.footer"]),
+    "bays": ("formats", ["io.pool.bay_findings", "io.pool.bay_walk", "io.segment.frame"]),
     "journal": ("formats", ["meta.log.format", "meta.log.journal"]),
     "values": ("formats", ["base.codec", "meta.api.acl", "meta.state.rows"]),
     "shared memory": (
         "formats", ["fuse.control_area", "fuse.parked_requests", "fuse.slots", "io.file.dirty_log", "vfs.state.open_files"],
+    ),
+    "segment records": ("formats", ["io.transport.link", "io.transport.messages", "io.transport.records", "io.transport.seal"]),
+    "objects": (
+        "formats", ["tier.names", "tier.object_format", "tier.sealing", "tier.segment_object", "io.segment.frame", "io.segment.footer"],
     ),
     "commands": ("requests", ["meta.api.bounds", "meta.machine.machine"]),
     "frames": ("requests", ["base.frames", "keeper.wire", "keeper.mount", "meta.api.bounds", "meta.voter.peer_messages"]),

@@ -1,4 +1,4 @@
-"""Decoders of what lies on disks and in shared memory.
+"""Decoders of what lies on disks, in shared memory, and in the records that bulk data goes in.
 
 Almost every format ends in a checksum, which random bytes never pass.  So each target takes a first byte that says whether the checksum is
 made right again after the mutation: behind a right one the decoder must still hold against everything.
@@ -7,17 +7,22 @@ made right again after the mutation: behind a right one the decoder must still h
 from __future__ import annotations
 
 import os
+import random
 import struct
 from collections.abc import Callable
+from uuid import UUID as ObjectUuid
 
 from crc32c import crc32c
 
 from awsomefsd.base.codec import Sealed, seal
-from awsomefsd.base.errors import Corrupt, FormatTooNew, FsError, NotFound, Refused
+from awsomefsd.base.errors import Corrupt, FormatTooNew, FsError, NotFound, ProtocolError, Refused
 from awsomefsd.io.device import superblock
-from awsomefsd.io.device.checksum import block_count
+from awsomefsd.io.device.checksum import block_checksums, block_count, seed_of
+from awsomefsd.io.pool import bay_findings, bay_walk
 from awsomefsd.io.segment import footer as segment
 from awsomefsd.io.segment import frame
+from awsomefsd.io.transport import link, messages, records
+from awsomefsd.io.transport import seal as seals
 from awsomefsd.meta.api import acl
 from awsomefsd.meta.log import format
 from awsomefsd.meta.log.journal import Journal
@@ -25,7 +30,11 @@ from awsomefsd.meta.replica.store import IDENTITY
 from awsomefsd.meta.state import rows
 from awsomefsd.meta.voter import ports
 from awsomefsd.repl.cursor import CURSOR
+from awsomefsd.tier import object_format, segment_object
+from awsomefsd.tier.names import BatchName, EraName, PieceName, SegmentName, parse
+from awsomefsd.tier.sealing import LogSeal
 from tests.fuzz.target import Target
+from tests.rigs.segments_in_memory import a_segment
 from tests.unit.worker.test_shared_memory_formats import AREAS, read_all
 
 UUID = "12345678-1234-5678-1234-567812345678"
@@ -284,10 +293,187 @@ def memory_run() -> Callable[[bytes], None]:
     return run
 
 
+# --- records of segment servers ---------------------------------------------------------------------------------------------
+KEYS = [seals.keys_of(bytes(32), bytes(32), UUID, UUID, dialled=dialled) for dialled in (True, False)]
+MESSAGES = [
+    messages.BulkHello(1, UUID, 7, 2),
+    messages.BulkWelcome(1, b"s" * 16, [messages.ServedDevice(1, 9, 1 << 20)]),
+    messages.Verified(1, 2),
+    messages.CopyOrder(9, [messages.CopySource(f"{UUID}@a:1", 1, 2)], 5),
+    messages.Copied(True, b"d" * 16, 1, 1, 1, [messages.Wrong(4096, "header")]),
+]
+
+
+class Fed:
+    """A socket that has some bytes and then ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def setblocking(self, _flag: bool) -> None:
+        pass
+
+    def recv_into(self, into: memoryview) -> int:
+        part, self._data = self._data[: len(into)], self._data[len(into) :]
+        into[: len(part)] = part
+        return len(part)
+
+
+def segment_records_seeds() -> list[bytes]:
+    every = [records.BulkRecord(kind, 1, body_bytes=4096 * (kind in (records.Kind.APPEND, records.Kind.BYTES))) for kind in records.Kind]
+    seeds = [bytes([mode]) + records.pack(record) for record in every if record.kind != records.Kind.READ for mode in (0, 1, 2)]
+    seeds.append(b"\0" + records.pack(records.BulkRecord(records.Kind.READ, 1, value=4096)))
+    return [*seeds, *(bytes([3 + at]) + messages.dumps(message) for at, message in enumerate(MESSAGES))]
+
+
+def segment_records_run() -> Callable[[bytes], None]:
+    """0: a header, 1: a plain stream, 2: a sealed stream whose first record has a good seal, 3 and above: bodies of small records."""
+    into = memoryview(bytearray(link.SEALED_BODY_BYTES_MAX))
+
+    def sealed(data: bytes) -> bytes:
+        body = data[records.HEADER_BYTES :]
+        header = bytearray(data[: records.HEADER_BYTES].ljust(records.HEADER_BYTES, b"\0"))
+        struct.pack_into("<I", header, 12, len(body))
+        return bytes(header) + bytes(seals.Seal(KEYS[0].sending).seal(bytes(header), body)) + data
+
+    def stream(data: bytes, keys: seals.Keys | None) -> None:
+        made = link.BulkLink(Fed(data), keys)
+        for _ in range(64):
+            record = made.receive()
+            assert records.unpack(records.pack(record)) == record
+            if record.body_bytes:
+                assert len(made.receive_body(record, into)) == record.body_bytes
+
+    def run(data: bytes) -> None:
+        mode, body = data[0] % (3 + len(MESSAGES)), data[1:]
+        try:
+            if mode == 0:
+                record = records.unpack(body[: records.HEADER_BYTES])
+                assert records.pack(record) == body[: records.HEADER_BYTES]
+            elif mode < 3:
+                stream(sealed(body) if mode == 2 else body, KEYS[1] if mode == 2 else None)
+            else:
+                kind = type(MESSAGES[mode - 3])
+                found = messages.loads(body, kind)
+                assert messages.loads(messages._encode(found), kind) == found
+        except (ProtocolError, ConnectionResetError):
+            pass
+
+    link.wait_for = lambda *_args: None  # in this process: a socket that is fed has all that it will ever have
+    return run
+
+
+# --- what bays hold -------------------------------------------------------------------------------------------------------
+def bay_seeds() -> list[bytes]:
+    def whole(sequence: int, data: bytes) -> bytes:
+        checksums = block_checksums(data, seed_of(3, 1, sequence))
+        made = frame.Frame(1, 5, 0, 3, 1, sequence, len(data), len(data), frame.header_bytes_of(len(data)), 77, checksums, 0, 0, 0)
+        raw = bytearray(frame.align_up(made.header_bytes + len(data), frame.FRAME_ALIGN))
+        frame.pack_header(made, memoryview(raw))
+        raw[made.header_bytes : made.header_bytes + len(data)] = data
+        return bytes(raw)
+
+    first, second = whole(1, b"a" * 300), whole(2, b"b" * 9)
+    checks = [segment.checks_of(frame.unpack_header(raw), at) for raw, at in ((first, 0), (second, len(first)))]
+    footer = bytes(segment.pack_footer(3, 1, 4_096, checks))[:300]
+    return [bytes([mode]) + first + second + (footer if mode & 1 else b"") for mode in range(8)]
+
+
+def bay_run() -> Callable[[bytes], None]:
+    """Bit 0: the last part is a footer, bit 1: the header at the start has a good checksum, bit 2: the ends only."""
+
+    def run(data: bytes) -> None:
+        mode, raw = data[0], data[1:]
+        if mode & 2 and len(raw) >= frame._FIXED.size:
+            length = frame._FIXED.unpack_from(raw)[5]
+            if frame._FIXED.size <= length <= len(raw):
+                raw = resealed(raw, frame._CRC_AT, lambda view: frame._header_checksum(view[:length]))
+        at = len(raw) * 4 // 7 if mode & 1 else len(raw)
+        body = raw[:at].ljust(8_192, b"\0") + raw[at:].ljust(4_096 if mode & 1 else 0, b"\0")
+        extent = bay_walk.BayExtent(3, 1, len(body), 8_192 if mode & 1 else 0)
+        found = bay_findings.verify(
+            extent, lambda offset, length: memoryview(body)[offset : offset + length], bay_findings.Findings(), ends_only=bool(mode & 4)
+        )  # fmt: skip
+        assert found.frames <= len(body) // 64 and len(found.wrong) <= found.wrong_count <= len(body) // 64 + 2
+        messages.loads(messages.dumps(found), messages.Verified)
+
+    return run
+
+
+# --- objects of a store ---------------------------------------------------------------------------------------------------
+OBJECT = SegmentName(ObjectUuid(UUID), ObjectUuid(UUID), 3, 1)
+SECRET = bytes(32)
+FIXED: list[tuple[Callable[[bytes], object], Callable[..., bytes], int]] = [
+    (object_format.unpack_marker, object_format.pack_marker, object_format.MARKER_BYTES),
+    (object_format.unpack_era, object_format.pack_era, object_format.ERA_BYTES),
+    (object_format.unpack_trailer, object_format.pack_trailer, object_format.TRAILER_BYTES),
+    (object_format.unpack_log_header, object_format.pack_log_header, object_format.LOG_HEADER_BYTES),
+]
+
+
+def object_seeds() -> list[bytes]:
+    cluster = ObjectUuid(UUID)
+    data, _ = a_segment(random.Random(1), OBJECT, sizes=(9, 300))
+    fixed = [
+        object_format.pack_marker(object_format.Marker(cluster, 7)),
+        object_format.pack_era(object_format.Era(2, cluster, cluster, cluster, 1, 9, 7)),
+        object_format.pack_trailer(object_format.Trailer(cluster, cluster, 3, 1, 700, 4_096, 4_096, 7, bytes(16))),
+        object_format.pack_log_header(object_format.LogHeader(cluster, cluster, object_format.BATCH, 0, bytes(12))),
+    ]
+    parts = [bytes([at, good]) + raw for at, raw in enumerate(fixed) for good in (0, 1)]
+    names = [EraName(cluster, 1), OBJECT, PieceName(cluster, cluster, 1, bytes(16), 0), BatchName(cluster, cluster, 1, 0)]
+    log = LogSeal(SECRET, cluster, cluster).seal("name", object_format.BATCH, b"body")
+    return [*parts, *(b"\4\0" + str(name).encode() for name in names), b"\5\0" + data[:600], b"\5\1" + data[:600], b"\6\0" + log]
+
+
+def object_run() -> Callable[[bytes], None]:
+    """0 to 3: a fixed part (second byte: its checksum is made right), 4: a name, 5: what a segment holds, 6: a sealed part of the log."""
+    log = LogSeal(SECRET, ObjectUuid(UUID), ObjectUuid(UUID))
+
+    def fixed(which: int, raw: bytes, good: bool) -> None:
+        unpack, pack, size = FIXED[which]
+        raw = raw.ljust(size, b"\0")[:size]
+        if good:
+            raw = resealed(raw, size - 4, lambda view: crc32c(view[: size - 4]))
+        found = unpack(raw)
+        assert unpack(pack(found)) == found
+
+    def segment_of(raw: bytes, good: bool) -> None:
+        if good and len(raw) >= frame._FIXED.size:
+            length = frame._FIXED.unpack_from(raw)[5]
+            if frame._FIXED.size <= length <= len(raw):
+                raw = resealed(raw, frame._CRC_AT, lambda view: frame._header_checksum(view[:length]))
+        content = segment_object.content_of(memoryview(raw), 3, 1, 61_440 * good)
+        buffer = bytearray(raw) + bytes(segment_object.room_for(len(raw), content) - len(raw))
+        made = segment_object.finish(memoryview(buffer), len(raw), content, OBJECT, 1)
+        segment_object.judge_whole(memoryview(buffer)[:made], OBJECT)
+
+    def run(data: bytes) -> None:
+        if len(data) < 2:
+            return
+        kind, good, raw = data[0] % 7, bool(data[1] & 1), data[2:]
+        try:
+            if kind < len(FIXED):
+                fixed(kind, raw, good)
+            elif kind == 4:
+                assert str(parse(text := raw.decode(errors="surrogateescape"))) == text
+            elif kind == 5:
+                segment_of(raw, good)
+            else:
+                assert log.open("name", raw) == (object_format.BATCH, b"body"), "a body that was never sealed"
+        except (Corrupt, FormatTooNew):
+            pass
+
+    return run
+
+
 TARGETS = [
     Target("superblock", superblock_seeds, superblock_run),
     Target("frame", frame_seeds, frame_run),
     Target("journal", journal_seeds, journal_run),
     Target("values", values_seeds, values_run),
     Target("shared memory", memory_seeds, memory_run),
+    Target("bays", bay_seeds, bay_run),
+    Target("objects", object_seeds, object_run),
+    Target("segment records", segment_records_seeds, segment_records_run),
 ]

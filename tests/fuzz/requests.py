@@ -75,7 +75,8 @@ def command_run() -> Callable[[bytes], None]:
             return
         if type(command) in (*c.UNPROPOSED_COMMANDS, c.Init):  # no client may propose these
             return
-        if type(command) is c.RaiseLevel and command.target > LEVEL:  # the leader refuses it: its build could not go on
+        raised = type(command) is c.RaiseLevel and command.target > LEVEL  # its build could not go on
+        if raised or command.level_needed() > LEVEL:  # the leader refuses it
             return
         own = {} if data[0] & 1 else {"session": 0, "epoch": 0, "mount": 0}
         drive.apply(command, **own)

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NAMES = ["superblock", "frame", "journal", "values", "shared memory", "commands", "frames", "FUSE requests", "settings"]
+NAMES = [
+    "superblock", "frame", "bays", "journal", "values", "shared memory", "segment records", "objects", "commands", "frames",
+    "FUSE requests", "settings",
+]  # fmt: skip
 RUNS = int(os.environ.get("AWSOMEFSD_FUZZ_RUNS_EACH", "10000"))  # of each decoder in the normal run: a count, however slow the machine is
 SOAK_RUNS = int(os.environ.get("AWSOMEFSD_FUZZ_RUNS", "1000000"))
 SECONDS_MAX = 600  # of such a run, by then it is hopeless

@@ -1,4 +1,5 @@
 """A mount that decides names loses its volume to another one now and then: at random moments of random histories, and its worker dies too.
+So do successors while they take up what it left, and sessions that they have opened.
 
 What was synced is there afterwards, with every name that was decided before it.  What was not may be put aside, but from one moment on:
 the names that are left are those of some moment since the last fsync, and the bytes of a file are ones that it had since its own.  Nothing
@@ -9,22 +10,47 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import ROOT_INO
+from awsomefsd.io.file.op_log import OpLog
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.worker import takeover as takeover_module
+from awsomefsd.worker import worker as worker_module
 from tests.rigs.delegated_mount import Delegated, Shipping, at_leader, replace_session, shipped
 from tests.rigs.metadata_service import Wire
 from tests.rigs.mount_without_kernel import VOLUME, Rig, rig
 
 STEPS = 120
 OTHER = 99  # the mount that comes in between
+TAKEOVER = ("takeover.session.opened", "takeover.records.found", "records.put.aside", "takeover.requests.repeated", "takeover.ready")
 Names = dict[bytes, int]
+
+
+class Died(Exception):
+    pass
+
+
+def dying_at(where: str) -> Callable[[str], None]:
+    def hit(name: str) -> None:
+        if name == where:
+            raise Died
+
+    return hit
+
+
+def before(hit: Callable[[str], None], name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def stepped(*args: Any) -> Any:
+        hit(name)
+        return step(*args)
+
+    return stepped
 
 
 class History:
@@ -39,7 +65,7 @@ class History:
         self.shipping = Shipping(r)
         self.held = False
         self.others = 0
-        self.overtaken = self.put_aside = 0
+        self.overtaken = self.put_aside = self.deaths = 0
         self.written = 0
         self.told: list[str] = []
         self.touched: set[int] = set()  # inodes of which names may have been put aside, and nobody was told
@@ -125,6 +151,8 @@ class History:
         if dies:
             self.r.kill()
             self.end_hold()
+            for _ in range(self.chance.choice((0, 1, 1, 2))):
+                found = self.successor_dies(found)
             self.r.start()
         else:
             self.end_hold()
@@ -136,6 +164,27 @@ class History:
         self.touched |= {ROOT_INO} | {ino for names in self.states for ino in names.values()}
         self.names, self.states = found, [found]
         self.look(synced_only=True)
+
+    def successor_dies(self, found: Names) -> Names:
+        """At one of the steps of its takeover; its session may end as well, and another mount have the volume again.  Returns the names."""
+        where = self.chance.choice(TAKEOVER)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker_module, "hit", dying_at(where))
+            patch.setattr(takeover_module, "hit", dying_at(where))
+            patch.setattr(OpLog, "put_aside", before(dying_at(where), "records.put.aside", OpLog.put_aside))
+            with contextlib.suppress(Died):
+                self.r.start()
+        session = self.r.worker.client.session_token()
+        self.r.kill()
+        self.deaths += 1
+        ends = self.chance.random() < 0.7
+        self.told.append(f"a successor dies at {where}{', and its session ends' if ends else ''}")
+        if ends:
+            self.r.host.end_session(*session)
+            self.names, self.states = found, [found]
+            if self.chance.random() < 0.3:
+                return self.theirs()
+        return found
 
     def end_hold(self) -> None:
         """What was held back goes now, under a session that has ended."""
@@ -206,3 +255,4 @@ def test_what_was_synced_outlives_the_loss_of_the_volume(r: Rig, seed: int, roun
         print(f"seed {seed * 10 + round_}:\n" + "\n".join(history.told[-40:]))
         raise
     figures.append(f"overtaken {history.overtaken} times in {STEPS} operations; names were put aside {history.put_aside} times")
+    figures.append(f"{history.deaths} successors died")

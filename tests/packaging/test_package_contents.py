@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base import program
+from awsomefsd.base.identity import POOL_DEVICES
 from awsomefsd.cli.main import COMMANDS, HIDDEN
 from awsomefsd.config import settings
 from buildtools import binary, elf, manual, packages
@@ -51,7 +52,20 @@ def test_enabling_the_daemon_is_enough() -> None:
         assert "Condition" not in unit.read_text(), unit
     daemon = (packages.SOURCE / "systemd/awsomefsd.service").read_text()
     wanted = set(re.findall(r"^Wants=(.*)", daemon, re.M)[0].split())
-    assert {"awsomefsd-keeper.service", "awsomefsd-mounts.service"} <= wanted
+    assert {"awsomefsd-keeper.service", "awsomefsd-mounts.service", "awsomefsd-segments.path"} <= wanted
+
+
+def test_a_segment_server_runs_where_devices_of_pools_are_and_has_bounds_of_its_own() -> None:
+    unit = (packages.SOURCE / "systemd/awsomefsd-segments.service").read_text()
+    assert re.findall(r"^MemoryMax=(.*)", unit, re.M) == ["256M"] and "WantedBy" not in unit, "only its path unit starts it"
+    path = (packages.SOURCE / "systemd/awsomefsd-segments.path").read_text()
+    assert f"PathExists={settings.Settings().state_dir / POOL_DEVICES}" in path and "Unit=awsomefsd-segments.service" in path
+    after = {name: re.findall(r"^After=(.*)", (packages.SOURCE / "systemd" / name).read_text(), re.M)[0].split() for name in (
+        "awsomefsd-segments.service", "awsomefsd-mounts.service")}  # fmt: skip
+    assert "awsomefsd.service" in after["awsomefsd-segments.service"], "it ends before the daemon"
+    assert "awsomefsd-segments.service" in after["awsomefsd-mounts.service"], "and mounts end before it"
+    for script in (packages.script("deb", "prerm"), packages.script("rpm", "prerm")):
+        assert re.search(r"systemctl stop .*awsomefsd-segments\.path awsomefsd-segments\.service", script)
 
 
 @pytest.mark.parametrize("kind", sorted(packages._HOOKS))

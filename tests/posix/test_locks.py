@@ -91,9 +91,13 @@ class Party:
 Make = Callable[..., Party]
 
 
-@pytest.fixture(scope="module")
-def node(make_node):
-    return make_node()
+@pytest.fixture(scope="module", params=["", "shared"], ids=["exclusive", "shared"])
+def node(make_node, request):
+    """Where the mount holds its volume whole, the kernel keeps the locks; where it is shared, the cluster."""
+    made = make_node(up=False)
+    made.mount_options, made.shared = request.param, bool(request.param)
+    made.up()
+    return made
 
 
 @pytest.fixture
@@ -118,11 +122,21 @@ def party() -> Iterator[Make]:
         yield make
 
 
+def waiting_in_kernel(mountpoint: Path) -> int:
+    """Locks of this filesystem that are waited for."""
+    device = mountpoint.stat().st_dev
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sum(row[1] == "->" and row[6].startswith(f"{os.major(device):02x}:{os.minor(device):02x}:") for row in rows)
+
+
 @pytest.fixture
 def waiters(node) -> Callable[[int], None]:
+    def now_waiting() -> int:
+        return int(node.ask("status")["figures"]["lock_waiters"]) if node.mount_options else waiting_in_kernel(node.mountpoint)
+
     def until(count: int) -> None:
         deadline = time.monotonic() + ANSWER_S
-        while (now := int(node.ask("status")["figures"]["lock_waiters"])) != count:
+        while (now := now_waiting()) != count:
             assert time.monotonic() < deadline, f"{now} wait, not {count}"
             time.sleep(0.02)
 

@@ -29,9 +29,12 @@ AT_FDCWD = -100
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
 
-@pytest.fixture(scope="module")
-def node(make_node):
-    return make_node()
+@pytest.fixture(scope="module", params=["delegated", "durable"])
+def node(make_node, request):
+    made = make_node(up=False)
+    made.names = request.param
+    made.up()
+    return made
 
 
 def renameat2(source: Path, target: Path, flags: int) -> None:

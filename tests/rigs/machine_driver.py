@@ -15,6 +15,7 @@ from tests.rigs.memory_txn import MemTxn
 
 MIB = 1 << 20
 SEGMENT_BYTES = 4 * MIB
+SAFE = 1 << 60  # every session has passed every entry
 START_NS = 1_700_000_000_000_000_000
 HEADER = 64
 
@@ -27,7 +28,8 @@ class Drive:
 
     def __init__(self, segments: int = 64, txn: MemTxn | None = None, *, device: bool = True, level: int = LEVEL) -> None:
         self.txn = txn or MemTxn()
-        self.machine = Machine(self.txn)
+        self.known = max(level, LEVEL)
+        self.machine = Machine(self.txn, self.known)
         self.index = 0
         self.now = START_NS
         self.session = self.epoch = self.mount = self.unique = 0
@@ -95,7 +97,7 @@ class Drive:
 
     def reload(self) -> None:
         self.machine.flush()
-        self.machine = Machine(self.txn)
+        self.machine = Machine(self.txn, self.known)
 
     # --- the usual beginnings -------------------------------------------------------------------------------------------
     def make_volume(self, name: str = "vol", **fields: Any) -> int:

@@ -324,8 +324,11 @@ def do_picture(place: str) -> dict[str, Any]:
 
 
 # --- looking all the time ---------------------------------------------------------------------------------------------------------
-def do_hammer(place: str, names: list[str], over: str) -> int:
-    """Looks at everything in every way until a file `over` (not on the mount) is there: requests are always on their way."""
+def do_hammer(place: str, names: list[str], begun: str, over: str) -> int:
+    """Looks at everything in every way until a file `over` (not on the mount) is there: requests are always on their way.
+
+    It makes `begun` (not on the mount) after its first round, so that nothing is tested beside a program that has yet to begin.
+    """
     looks, fds = 0, {name: os.open(os.path.join(place, name), os.O_RDONLY) for name in names}
     while not os.path.exists(over):
         for name, fd in fds.items():
@@ -337,6 +340,8 @@ def do_hammer(place: str, names: list[str], over: str) -> int:
                     file.read()
             looks += 1
         os.listdir(place)
+        if not os.path.exists(begun):
+            open(begun, "x").close()
     for fd in fds.values():
         os.close(fd)
     return looks

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.shared import rig
-from tests.shared.programs import running
+from tests.shared.programs import ANSWER_S, running
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
@@ -25,17 +26,26 @@ BYTES_MAX = 60_000
 WAYS = ("pread", "read", "fstat", "stat")
 
 
+def await_all(marks: list[Path]) -> None:
+    end = time.monotonic() + ANSWER_S
+    while missing := [mark.name for mark in marks if not mark.exists()]:
+        assert time.monotonic() < end, f"after {ANSWER_S:.0f} s {missing} has not looked once"
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def looked_at(places: list[Path], tmp_path: Path) -> Iterator[list[Path]]:
     for name in NAMES:
         (places[0] / name).touch()
-    over = tmp_path / "over"
+    begun, over = [tmp_path / f"begun-{node}" for node in range(3)], tmp_path / "over"
     with running(3) as made:
-        for program, place in zip(made, places, strict=True):
-            program.start("hammer", str(place), NAMES, str(over))
+        for program, place, mark in zip(made, places, begun, strict=True):
+            program.start("hammer", str(place), NAMES, str(mark), str(over))
+        await_all(begun)
         yield places
         over.touch()
-        assert all(program.result() > 0 for program in made)
+        for program in made:
+            program.result()
 
 
 class Race:

@@ -47,7 +47,7 @@ def _one(plan: Plan, trace: bool) -> Outcome:
     simulation = Simulation(plan, trace=print if trace else None)
     error = ""
     try:
-        with _bounded(plan.minutes):
+        with bounded(plan.minutes):
             simulation.run()
     except Exception as err:
         error = f"{type(err).__name__}: {err}\n{traceback.format_exc()}"
@@ -58,7 +58,7 @@ def _one(plan: Plan, trace: bool) -> Outcome:
 
 
 @contextlib.contextmanager
-def _bounded(minutes: float) -> Iterator[None]:
+def bounded(minutes: float) -> Iterator[None]:
     """A seed that does not end is a failure, also if it is one turn of a node that does not."""
 
     def too_long(_number: int, _frame: object) -> None:

@@ -119,12 +119,12 @@ class _Os:
         return getattr(os, name)
 
 
-_TIME, _OS = _Time(), _Os()
+TIME, _OS = _Time(), _Os()
 _THREADS = SimpleNamespace(**{name: getattr(real_threading, name) for name in ("Event", "Lock", "RLock", "Condition", "current_thread")})
 _THREADS.Thread = _Thread
 _SELECT = SimpleNamespace(epoll=Epoll, EPOLLIN=real_select.EPOLLIN, EPOLLOUT=real_select.EPOLLOUT)
 _PEER = SimpleNamespace(uid=os.geteuid(), pid=0)
-_WANTED: dict[str, Any] = {"time": _TIME, "threading": _THREADS, "select": _SELECT, "peer_of": lambda sock: _PEER, "os": _OS}
+_WANTED: dict[str, Any] = {"time": TIME, "threading": _THREADS, "select": _SELECT, "peer_of": lambda sock: _PEER, "os": _OS}
 
 
 def _modules() -> list[Any]:

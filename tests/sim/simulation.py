@@ -5,6 +5,7 @@ The last part is liveness: faults are healed, and within HEAL_NS every node must
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Simulation:
         small = bool(self.plan.focus) or self.world.dice("appends").random() < 0.5
         contested = mock.patch.object(contention, "CONTEST_RECALLS", CONTEST_RECALLS)
         appends = SMALL_APPENDS if small else RAFT_APPEND_BYTES_MAX
-        with contested, shims.installed(self.world.dice("urandom"), self.checks.journaled, appends):
+        with contested, shims.installed(self.world.dice("urandom"), self.checks.journaled, appends), self.stand_ins():
             self._found()
             self._begin()
             self.checks.renewals.begin(self)
@@ -97,6 +98,10 @@ class Simulation:
                 LostMajority(self).play()
         self.world.count("simulated seconds", self.world.now_ns // SECOND)
         return self.world
+
+    def stand_ins(self) -> contextlib.AbstractContextManager[None]:
+        """What else production modules shall see of the simulation."""
+        return contextlib.nullcontext()
 
     def _loses_majority(self) -> bool:
         if self.plan.focus:

@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max", "health", "metadata", "keeper_version")
+    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max", "health", "metadata", "keeper_version", "segment_servers")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Status(_message.Message):
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_SERVERS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     node: str
     site: int
@@ -61,7 +62,31 @@ class Status(_message.Message):
     health: _containers.RepeatedCompositeFieldContainer[Health]
     metadata: Metadata
     keeper_version: str
-    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ..., health: _Optional[_Iterable[_Union[Health, _Mapping]]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., keeper_version: _Optional[str] = ...) -> None: ...
+    segment_servers: _containers.RepeatedCompositeFieldContainer[SegmentServer]
+    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ..., health: _Optional[_Iterable[_Union[Health, _Mapping]]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., keeper_version: _Optional[str] = ..., segment_servers: _Optional[_Iterable[_Union[SegmentServer, _Mapping]]] = ...) -> None: ...
+
+class SegmentServer(_message.Message):
+    __slots__ = ("pid", "version", "address", "trouble", "silent_s", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    version: str
+    address: str
+    trouble: str
+    silent_s: float
+    figures: _containers.ScalarMap[str, int]
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., trouble: _Optional[str] = ..., silent_s: _Optional[float] = ..., figures: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Health(_message.Message):
     __slots__ = ("code", "severity", "what", "fix")
@@ -132,7 +157,7 @@ class Conflict(_message.Message):
     def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state", "draining", "home", "seen", "alone_ms")
+    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state", "draining", "home", "seen", "alone_ms", "served")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +171,7 @@ class Device(_message.Message):
     HOME_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     ALONE_MS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
     device: int
     uuid: str
     path: str
@@ -159,7 +185,48 @@ class Device(_message.Message):
     home: str
     seen: _containers.RepeatedCompositeFieldContainer[DeviceSeen]
     alone_ms: int
-    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ..., draining: _Optional[bool] = ..., home: _Optional[str] = ..., seen: _Optional[_Iterable[_Union[DeviceSeen, _Mapping]]] = ..., alone_ms: _Optional[int] = ...) -> None: ...
+    served: _containers.RepeatedCompositeFieldContainer[ServedDevice]
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ..., draining: _Optional[bool] = ..., home: _Optional[str] = ..., seen: _Optional[_Iterable[_Union[DeviceSeen, _Mapping]]] = ..., alone_ms: _Optional[int] = ..., served: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ...) -> None: ...
+
+class ServedDevice(_message.Message):
+    __slots__ = ("bays", "bays_open", "copying", "work")
+    BAYS_FIELD_NUMBER: _ClassVar[int]
+    BAYS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    COPYING_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    bays: int
+    bays_open: int
+    copying: _containers.RepeatedCompositeFieldContainer[BayCopy]
+    work: _containers.RepeatedCompositeFieldContainer[DeviceWork]
+    def __init__(self, bays: _Optional[int] = ..., bays_open: _Optional[int] = ..., copying: _Optional[_Iterable[_Union[BayCopy, _Mapping]]] = ..., work: _Optional[_Iterable[_Union[DeviceWork, _Mapping]]] = ...) -> None: ...
+
+class BayCopy(_message.Message):
+    __slots__ = ("index", "segment", "done_bytes", "end_bytes")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    END_BYTES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    segment: int
+    done_bytes: int
+    end_bytes: int
+    def __init__(self, index: _Optional[int] = ..., segment: _Optional[int] = ..., done_bytes: _Optional[int] = ..., end_bytes: _Optional[int] = ...) -> None: ...
+
+class DeviceWork(_message.Message):
+    __slots__ = ("kind", "done", "bytes", "errors", "seconds", "usual_ms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    USUAL_MS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    done: int
+    bytes: int
+    errors: int
+    seconds: float
+    usual_ms: float
+    def __init__(self, kind: _Optional[str] = ..., done: _Optional[int] = ..., bytes: _Optional[int] = ..., errors: _Optional[int] = ..., seconds: _Optional[float] = ..., usual_ms: _Optional[float] = ...) -> None: ...
 
 class DeviceSeen(_message.Message):
     __slots__ = ("node", "name", "path", "bytes", "state", "heard_ms_ago")
@@ -310,14 +377,20 @@ class ReleaseQuarantineReply(_message.Message):
     def __init__(self, segments: _Optional[int] = ...) -> None: ...
 
 class AddDeviceRequest(_message.Message):
-    __slots__ = ("path", "shared", "destroy")
+    __slots__ = ("path", "shared", "destroy", "pool", "device_class", "segment_bytes")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     DESTROY_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     path: str
     shared: bool
     destroy: str
-    def __init__(self, path: _Optional[str] = ..., shared: _Optional[bool] = ..., destroy: _Optional[str] = ...) -> None: ...
+    pool: int
+    device_class: str
+    segment_bytes: int
+    def __init__(self, path: _Optional[str] = ..., shared: _Optional[bool] = ..., destroy: _Optional[str] = ..., pool: _Optional[int] = ..., device_class: _Optional[str] = ..., segment_bytes: _Optional[int] = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
     __slots__ = ()
@@ -379,7 +452,7 @@ class Volume(_message.Message):
     def __init__(self, volume: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., used_inodes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., mounted: _Optional[str] = ..., home: _Optional[str] = ..., names: _Optional[str] = ...) -> None: ...
 
 class CreateVolumeRequest(_message.Message):
-    __slots__ = ("name", "quota_bytes", "quota_inodes", "mode", "uid", "gid", "names")
+    __slots__ = ("name", "quota_bytes", "quota_inodes", "mode", "uid", "gid", "names", "redundancy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_INODES_FIELD_NUMBER: _ClassVar[int]
@@ -387,6 +460,7 @@ class CreateVolumeRequest(_message.Message):
     UID_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    REDUNDANCY_FIELD_NUMBER: _ClassVar[int]
     name: str
     quota_bytes: int
     quota_inodes: int
@@ -394,7 +468,8 @@ class CreateVolumeRequest(_message.Message):
     uid: int
     gid: int
     names: str
-    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., names: _Optional[str] = ...) -> None: ...
+    redundancy: str
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., names: _Optional[str] = ..., redundancy: _Optional[str] = ...) -> None: ...
 
 class ListVolumesRequest(_message.Message):
     __slots__ = ("name",)
@@ -856,3 +931,140 @@ class RotateCaReply(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class GetFileRequest(_message.Message):
+    __slots__ = ("volume", "inode")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    inode: int
+    def __init__(self, volume: _Optional[str] = ..., inode: _Optional[int] = ...) -> None: ...
+
+class FileFacts(_message.Message):
+    __slots__ = ("inode", "mode", "nlink", "uid", "gid", "size", "stored_bytes", "inline_data", "extents", "first_extents", "places", "cut", "segments")
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    NLINK_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_DATA_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    inode: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    stored_bytes: int
+    inline_data: bool
+    extents: int
+    first_extents: _containers.RepeatedCompositeFieldContainer[FileExtent]
+    places: _containers.RepeatedCompositeFieldContainer[FilePlace]
+    cut: bool
+    segments: int
+    def __init__(self, inode: _Optional[int] = ..., mode: _Optional[int] = ..., nlink: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., inline_data: _Optional[bool] = ..., extents: _Optional[int] = ..., first_extents: _Optional[_Iterable[_Union[FileExtent, _Mapping]]] = ..., places: _Optional[_Iterable[_Union[FilePlace, _Mapping]]] = ..., cut: _Optional[bool] = ..., segments: _Optional[int] = ...) -> None: ...
+
+class FileExtent(_message.Message):
+    __slots__ = ("offset", "length", "device", "segment", "frame_offset")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    FRAME_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    length: int
+    device: int
+    segment: int
+    frame_offset: int
+    def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ..., device: _Optional[int] = ..., segment: _Optional[int] = ..., frame_offset: _Optional[int] = ...) -> None: ...
+
+class FilePlace(_message.Message):
+    __slots__ = ("device", "path", "segments", "extents", "bytes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    path: str
+    segments: int
+    extents: int
+    bytes: int
+    def __init__(self, device: _Optional[int] = ..., path: _Optional[str] = ..., segments: _Optional[int] = ..., extents: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class SummarizeRequest(_message.Message):
+    __slots__ = ("volume", "inode")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    inode: int
+    def __init__(self, volume: _Optional[str] = ..., inode: _Optional[int] = ...) -> None: ...
+
+class Summary(_message.Message):
+    __slots__ = ("directories", "files", "symlinks", "others", "bytes", "stored_bytes", "further_names", "done")
+    DIRECTORIES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    SYMLINKS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FURTHER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    directories: int
+    files: int
+    symlinks: int
+    others: int
+    bytes: int
+    stored_bytes: int
+    further_names: int
+    done: bool
+    def __init__(self, directories: _Optional[int] = ..., files: _Optional[int] = ..., symlinks: _Optional[int] = ..., others: _Optional[int] = ..., bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., further_names: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
+
+class MakeUiLoginRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MakeUiLoginReply(_message.Message):
+    __slots__ = ("address", "seconds")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    seconds: int
+    def __init__(self, address: _Optional[str] = ..., seconds: _Optional[int] = ...) -> None: ...
+
+class GetFiguresRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetFiguresReply(_message.Message):
+    __slots__ = ("figures", "monotonic_s")
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    MONOTONIC_S_FIELD_NUMBER: _ClassVar[int]
+    figures: _containers.RepeatedCompositeFieldContainer[Figure]
+    monotonic_s: float
+    def __init__(self, figures: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ..., monotonic_s: _Optional[float] = ...) -> None: ...
+
+class Figure(_message.Message):
+    __slots__ = ("name", "kind", "labels", "value")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    labels: _containers.ScalarMap[str, str]
+    value: float
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., value: _Optional[float] = ...) -> None: ...

@@ -219,6 +219,26 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaReply.FromString,
                 _registered_method=True)
+        self.GetFile = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GetFile',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFileRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.FileFacts.FromString,
+                _registered_method=True)
+        self.Summarize = channel.unary_stream(
+                '/awsomefsd.admin.v1.Admin/Summarize',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.FromString,
+                _registered_method=True)
+        self.GetFigures = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GetFigures',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresReply.FromString,
+                _registered_method=True)
+        self.MakeUiLogin = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/MakeUiLogin',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -472,6 +492,34 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFile(self, request, context):
+        """What the metadata has of one inode of a volume: attributes, extents, and the segments and devices that these are on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Summarize(self, request, context):
+        """Sizes and counts of a directory and all below it.  Each message replaces the one before; the last one has `done`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFigures(self, request, context):
+        """What the page of metrics has, at this moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MakeUiLogin(self, request, context):
+        """An address that signs a browser in to the web page of this daemon, once.  FAILED_PRECONDITION if it serves none (setting ui.listen).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -659,6 +707,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RotateCa,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaReply.SerializeToString,
+            ),
+            'GetFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFile,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFileRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.FileFacts.SerializeToString,
+            ),
+            'Summarize': grpc.unary_stream_rpc_method_handler(
+                    servicer.Summarize,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.SerializeToString,
+            ),
+            'GetFigures': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFigures,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresReply.SerializeToString,
+            ),
+            'MakeUiLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeUiLogin,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1660,6 +1728,114 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/RotateCa',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.RotateCaReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GetFile',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFileRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.FileFacts.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Summarize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/Summarize',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFigures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GetFigures',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeUiLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/MakeUiLogin',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.FromString,
             options,
             channel_credentials,
             insecure,

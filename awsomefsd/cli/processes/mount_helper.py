@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from awsomefsd.base import errors
-from awsomefsd.cli.main import Invocation
+from awsomefsd.base.log import printable
+from awsomefsd.cli.main import GivenPath, Invocation
 from awsomefsd.cli.mount import asked_words, check_words, perform_mount, perform_umount
 from awsomefsd.config import mount_options
 
@@ -37,7 +38,7 @@ class HelperCommand(click.Command):
 
 @click.command(name="mount-helper", cls=HelperCommand, hidden=True)
 @click.argument("volume")
-@click.argument("directory")
+@click.argument("directory", type=GivenPath())
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Check everything, mount nothing.")
 @click.option("-n", is_flag=True, expose_value=False, help="Ignored: there is no mtab any more.")
@@ -49,7 +50,7 @@ class HelperCommand(click.Command):
 def mount_helper(
     invocation: Invocation,
     volume: str,
-    directory: str,
+    directory: Path,
     sloppy: bool,
     fake: bool,
     verbose: bool,
@@ -65,14 +66,14 @@ def mount_helper(
     try:
         check_words(words)
     except errors.Error as err:
-        click.echo(f"mount.awsomefs: {err}", err=True)
+        click.echo(f"mount.awsomefs: {printable(err)}", err=True)
         return BAD_USAGE
     if fake:
         return 0
     try:
-        made = perform_mount(invocation, volume, directory, words)
+        made = perform_mount(invocation, volume, str(directory), words)
     except errors.Error as err:
-        click.echo(f"mount.awsomefs: {err}", err=True)
+        click.echo(f"mount.awsomefs: {printable(err)}", err=True)
         return FAILED
     if verbose:
         click.echo(f"mount.awsomefs: {made['volume']} mounted on {made['directory']}")
@@ -101,7 +102,7 @@ def umount_helper(invocation: Invocation, directory: str, force: bool, lazy: boo
             return _lazily(invocation, directory)
         done = perform_umount(invocation, directory, force)
     except errors.Error as err:
-        click.echo(f"umount.fuse.awsomefs: {err}", err=True)
+        click.echo(f"umount.fuse.awsomefs: {printable(err)}", err=True)
         return FAILED
     if verbose:
         click.echo(f"umount.fuse.awsomefs: {done['directory']} unmounted")

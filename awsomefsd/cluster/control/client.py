@@ -9,7 +9,6 @@ sent; a man in the middle shows another authority, or a certificate whose privat
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from typing import Any
 from awsomefsd.base import errors
 from awsomefsd.base.errors import Corrupt, Error, ProtocolError, Refused, Unavailable
 from awsomefsd.base.limits import CONTROL_CALL_MS, CONTROL_HANDSHAKE_MS
+from awsomefsd.base.sockets import connect_tcp
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.addresses import split_endpoint
 from awsomefsd.cluster.pki import ca
@@ -61,7 +61,7 @@ class ControlConnection:
         self.endpoint = endpoint
         host, port = split_endpoint(endpoint)
         try:
-            plain = socket.create_connection((host, port), CONTROL_HANDSHAKE_MS / 1_000)
+            plain = connect_tcp(host, port, CONTROL_HANDSHAKE_MS / 1_000)
         except OSError as err:
             raise Unavailable(f"{endpoint}: {err.strerror or err}") from err
         self.address = str(plain.getsockname()[0])

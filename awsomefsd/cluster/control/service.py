@@ -42,6 +42,7 @@ from awsomefsd.cluster.pki.node_admin import NodeAdmin
 from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.cluster.pki.renewal import Renewal
 from awsomefsd.cluster.pki.signing import Signing
+from awsomefsd.config import ports
 from awsomefsd.config.settings import Settings, parse_endpoint
 from awsomefsd.meta.api.messages import Failed, NotLeader
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes
@@ -245,7 +246,7 @@ class ControlService:
             try:
                 await self.server.serve(host, port)
             except OSError as err:
-                why = f"cluster.listen {self._settings.cluster.listen}: {err.strerror or err}"
+                why = await trio.to_thread.run_sync(ports.taken, "cluster.listen", self._settings.cluster.listen, err)
                 trouble = f"{why}; no node can join or renew its certificate through this node"
                 if trouble != self.trouble:
                     logger.warning("%s", trouble)

@@ -188,7 +188,7 @@ class FoundingDriver:
         except Redirected as err:
             self._note([err.control] if err.control else [])
             place.error = str(err)
-        except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError) as err:
+        except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError, UnicodeError) as err:  # the last: no host can have this name
             place.failures += 1
             place.error = str(err) or type(err).__name__
             rest = min(REDIAL_S_MIN * 2 ** min(place.failures, 8), REDIAL_S_MAX)

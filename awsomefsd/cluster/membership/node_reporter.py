@@ -19,6 +19,7 @@ from awsomefsd import __version__
 from awsomefsd.base import levels
 from awsomefsd.base.errors import WAS_REMOVED, FsError
 from awsomefsd.base.identity import Node, boot_id
+from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.cluster import endpoints
 from awsomefsd.cluster.addresses import described
 from awsomefsd.cluster.control.service import own_certificate
@@ -78,7 +79,7 @@ class NodeReporter:
         control, metadata = described(settings)
         return NodeReport(
             self._identity.node, self._boot_id, __version__, levels.supported(), node_name(settings), control, metadata,
-            parse_labels(settings.cluster.labels), self._host.carries, *own_certificate(settings.state_dir),
+            parse_labels(settings.cluster.labels), self._host.carries, *own_certificate(settings.state_dir), time.time_ns() // NS_PER_MS,
         )  # fmt: skip
 
     def _removed(self, why: str) -> None:

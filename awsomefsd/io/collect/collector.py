@@ -20,14 +20,14 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import Corrupt, Error, FsError, Unavailable
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import BLOCK_BYTES, EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, MIB, NS_PER_MS, SESSION_RENEW_MS
-from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, Extent, SegmentInfo, SegmentProgress, bays_of
 from awsomefsd.io.collect.collect_plan import (
     Copy,
     Key,
@@ -40,14 +40,15 @@ from awsomefsd.io.collect.collect_plan import (
     packed_bytes,
     relocations,
 )
+from awsomefsd.io.collect.collected_pool import NOT_NOW, CollectedPool, volume_of
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.segment.frame import align_up
-from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.reader import SegmentReader, in_no_pool
 from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
-from awsomefsd.meta.api.commands import EndSession, LeaseSegments, OpenCollector, Relocate, Relocation
-from awsomefsd.meta.api.messages import GetDevices, GetSegments, Propose, Renew
+from awsomefsd.meta.api.commands import EndSession, LeaseBays, LeaseSegments, OpenCollector, Relocate, Relocation
+from awsomefsd.meta.api.messages import BaysLeased, GetDevices, GetSegments, Propose, Renew
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece
 
 CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
@@ -60,6 +61,8 @@ MERGE_BELOW_BYTES = 64 << 10  # neighbours smaller than this are pulled along
 SEEN_ALL = (1 << 62) - 1  # the collector remembers nothing from one entry to the next but what compare-and-swap checks
 
 Ask = Callable[[Any], Any]  # a request to the metadata service; refusals are raised
+if TYPE_CHECKING:
+    from awsomefsd.io.collect.collected_pool import AccessPool
 
 log = logging.getLogger("awsomefsd.collect")
 
@@ -98,7 +101,8 @@ class Collector:
     """The collector of a node: `refresh` and `choose` find work, `round` does some of it, `rest` ends it for now.
 
     One thread calls; every method but `may_write_under` blocks for the service or a device, and raises Error.  `pace(bytes)` is called
-    after each chunk, and may raise Stopped.
+    after each chunk, and may raise Stopped.  `access_pool` makes the way to the bays of pools when it is first used; without it segments
+    there are left alone.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Collector:
         pace: Callable[[int], None] = lambda copied: None,
         collects: Callable[[DeviceInfo], bool] = lambda info: True,
         nap: Callable[[float], object] = time.sleep,
+        access_pool: AccessPool | None = None,
     ) -> None:
         self._ask = ask
         self._devices = devices
@@ -123,6 +128,8 @@ class Collector:
         self._nap = nap
         self._session = self._epoch = 0
         self._like = 0  # the copies go to devices of the same kind as this one
+        self._volume = 0  # they go to bays, as this volume wants it; 0: not to a pool
+        self._kind = ""  # of what is copied
         self._kinds: dict[int, str] = {}
         self._draining: set[int] = set()
         self._tried: set[Key] = set()  # of draining devices
@@ -132,8 +139,12 @@ class Collector:
         self._infos: dict[int, SegmentInfo] = {}
         self._measured: dict[Key, int] = {}
         self._left_alone: set[tuple[int, int]] = set()  # (segment, incarnation) with bytes that cannot be read
-        self._reader = SegmentReader(devices, self._locate)
-        self._writer = SegmentWriter(devices, SeenLeases(devices, self._lease).lease)
+        self._pool: CollectedPool | None = None
+        if access_pool is not None:
+            self._pool = CollectedPool(access_pool, lambda: (self._session, self._epoch), self._lease_bays)
+        mirrors = self._pool.mirrors if self._pool is not None else in_no_pool
+        self._reader = SegmentReader(devices, self._locate, mirrors=mirrors, locate_again=self._locate_again)
+        self._device_writer = SegmentWriter(devices, SeenLeases(devices, self._lease).lease)
         self._arena = aligned_buffer(CHUNK_BYTES + FRAME_BYTES_MAX + CHUNK_COPIES * BLOCK_BYTES)
         self.figures = Figures()
 
@@ -144,6 +155,8 @@ class Collector:
         self._kinds = {info.device: "" if info.shared else info.home for info in devices}
         self._draining = {info.device for info in devices if info.draining}
         self._here = {info.device for info in devices if self._collects(info)}
+        if self._pool is not None:
+            self._pool.look(devices, self._collects)
         found: list[SegmentInfo] = []
         start = 0
         while True:
@@ -165,7 +178,15 @@ class Collector:
         return 100 * int(reply.free) // max(int(reply.total), 1)
 
     def _may_collect(self, info: SegmentInfo) -> bool:
-        return info.device in self._here and info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
+        if (info.segment, info.incarnation) in self._left_alone:
+            return False
+        if bays := bays_of(info):
+            return self._pool is not None and self._pool.takes(bays, info.committed_bytes)
+        return info.device in self._here and info.device in self._devices
+
+    def _kind_of(self, info: SegmentInfo) -> str:
+        """Returns what the segments have in common that are packed together: where their devices are, or their volume in a pool."""
+        return f"volume {volume}" if (volume := volume_of(info)) else self._kinds.get(info.device, "")
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         """Returns a set of segments that gives one back when it is packed; before that, damaged ones, and any of a draining device.
@@ -187,11 +208,11 @@ class Collector:
         found = [info for info in found if info.device not in self._draining]
         kinds: dict[str, list[SegmentInfo]] = {}
         for info in found:
-            kinds.setdefault(self._kinds.get(info.device, ""), []).append(info)
+            kinds.setdefault(self._kind_of(info), []).append(info)
         return next(filter(None, (self._choose(kind, dead_percent_min) for kind in kinds.values())), [])
 
     def _alike(self, found: list[SegmentInfo]) -> list[SegmentInfo]:
-        return [info for info in found if self._kinds[info.device] == self._kinds[found[0].device]][:DRAINED_AT_ONCE]
+        return [info for info in found if self._kind_of(info) == self._kind_of(found[0])][:DRAINED_AT_ONCE]
 
     def _choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         while True:
@@ -208,9 +229,10 @@ class Collector:
 
         Raises Stopped, Elsewhere, another Error or OSError; bytes moved until then stay moved.
         """
-        if self._like and self._kinds.get(self._like) != self._kinds.get(chosen[0].device):
+        if self._kind != self._kind_of(chosen[0]):
             self.rest()  # the open segment is on a device of another kind
-        self._like = chosen[0].device
+        self._kind = self._kind_of(chosen[0])
+        self._like, self._volume = chosen[0].device, volume_of(chosen[0])
         self._open()
         try:
             for pieces in self._parts(chosen):
@@ -329,6 +351,8 @@ class Collector:
         for source in copy.sources:
             try:
                 self._read_source(copy, source, self._arena[at : at + source.length])
+            except NOT_NOW as err:  # this says nothing of the bytes
+                raise Unavailable(f"segment {source.segment} cannot be read now: {err}") from err
             except (Corrupt, OSError) as err:
                 if len(copy.sources) == 1 and self._still_there(copy):
                     self._leave_alone(copy, source, err)
@@ -385,10 +409,15 @@ class Collector:
         If the service does not hear it, the session expires, and a proof ends its quarantine.
         """
         session, self._session = self._session, 0
-        self._writer.abandon()
+        self._give_up()
         if session:
             with contextlib.suppress(Error):
                 self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(session, self._epoch, True)))
+
+    def _give_up(self) -> None:
+        self._device_writer.abandon()
+        if self._pool is not None:
+            self._pool.give_up()
 
     def _keep_alive(self) -> None:
         """Renews the session when it is due.
@@ -402,7 +431,7 @@ class Collector:
         except FsError as err:
             if err.errno == errno.ESTALE:
                 self._session = 0
-                self._writer.abandon()
+                self._give_up()
             raise
         self._renew_ns = self._now_ns() + SESSION_RENEW_MS * NS_PER_MS
 
@@ -417,14 +446,19 @@ class Collector:
         return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))
 
     def _lease(self, count: int, avoid: list[int]) -> list[SegmentInfo]:
-        """Leases one segment: collection works where hardly any is left.
+        """Leases one segment: collection works where hardly any is left."""
+        leased: list[SegmentInfo] = self._leased(LeaseSegments(1, 0, self._like, avoid=avoid)).segments
+        return leased
 
-        A segment just freed can be leased when all sessions have renewed.
-        """
+    def _lease_bays(self, count: int, avoid: list[int]) -> BaysLeased:
+        leased: BaysLeased = self._leased(LeaseBays(1, 0, avoid, volume=self._volume))
+        return leased
+
+    def _leased(self, command: LeaseSegments | LeaseBays) -> Any:
+        """A segment just freed can be leased when all sessions have renewed."""
         for attempt in range(LEASE_ATTEMPTS):
             try:
-                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like, avoid=avoid)).segments
-                return leased
+                return self._propose(command)
             except Unavailable:
                 if attempt == LEASE_ATTEMPTS - 1:
                     raise
@@ -439,6 +473,23 @@ class Collector:
             (info,) = self._ask(GetSegments([segment])).segments
             self._infos[segment] = replace(info)
         return info
+
+    def _locate_again(self, segment: int) -> SegmentInfo:
+        self._infos.pop(segment, None)
+        return self._locate(segment)
+
+    @property
+    def _writer(self) -> SegmentWriter:
+        """The writer of the present kind.  Only one has segments: what the other had was sealed when the kind changed."""
+        if not self._volume:
+            return self._device_writer
+        assert self._pool is not None
+        return self._pool.writer
+
+    def close(self) -> None:
+        """Ends the connections to segment servers, after `rest`."""
+        if self._pool is not None:
+            self._pool.close()
 
 
 def _chunks(copies: list[Copy]) -> Iterator[list[Copy]]:

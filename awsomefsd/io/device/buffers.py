@@ -66,7 +66,26 @@ class BufferPool:
             self._made += 1
         return aligned_buffer(self.buffer_bytes)
 
+    def tidy(self) -> None:
+        """Gives back the memory of the buffers that are not lent."""
+        with self._cond:
+            self._made -= len(self._free)
+            self._free.clear()
+
     def give_back(self, buffer: memoryview) -> None:
         with self._cond:
             self._free.append(buffer)
             self._cond.notify()
+
+
+class BufferShare:
+    """One of those who share a pool: it is lent `most` buffers at a time, and waits for its own before it waits for those of others."""
+
+    def __init__(self, pool: BufferPool, most: int) -> None:
+        self._pool = pool
+        self._left = threading.BoundedSemaphore(most)
+
+    @contextmanager
+    def borrow(self) -> Iterator[memoryview]:
+        with self._left, self._pool.borrow() as buffer:
+            yield buffer

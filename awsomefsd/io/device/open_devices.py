@@ -22,10 +22,10 @@ log = logging.getLogger("awsomefsd.devices")
 class OpenDevices(Mapping[int, Device]):
     """The devices by number, opened when first used: one may be added while a mount is served.  Thread-safe.
 
-    Raises KeyError for a device that this node does not see or cannot open, and for one whose path leads to something else: the
-    superblock is read each time a path is opened (identified.py), and repaired if one of its two copies is damaged; `repaired` is called
-    then.  `cluster`: its UUID, "" where the caller does not know it; then nothing is repaired.  The first use blocks for `find` and the
-    opening.
+    Raises KeyError for a device that this node does not see or cannot open, for one of a pool, which its segment server alone opens and
+    mends, and for one whose path leads to something else: the superblock is read each time a path is opened (identified.py), and repaired
+    if one of its two copies is damaged; `repaired` is called then.  `cluster`: its UUID, "" where the caller does not know it; then
+    nothing is repaired.  The first use blocks for `find` and the opening.
     """
 
     def __init__(self, find: Callable[[], list[DeviceInfo]], cluster: str, repaired: Callable[[], object] = lambda: None) -> None:
@@ -47,7 +47,7 @@ class OpenDevices(Mapping[int, Device]):
             if number in self._open:
                 return self._open[number]
             for info in self._find():
-                if info.path and info.device not in self._open:
+                if info.path and not info.pool and info.device not in self._open:
                     self._try(info)
             return self._open[number]
 

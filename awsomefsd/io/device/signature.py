@@ -66,8 +66,8 @@ def describe_tags(tags: dict[str, str]) -> str:
     return ", ".join(words)
 
 
-def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Superblock:
-    """Writes a superblock durably and returns it.  Blocks.
+def format_device(path: str, cluster_uuid: str, *, force: bool = False, segment_bytes: int = 0) -> Superblock:
+    """Writes a superblock durably and returns it; `segment_bytes`: of each segment, 0 as it fits the device.  Blocks.
 
     Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused, NotFound, OSError.
     """
@@ -80,7 +80,7 @@ def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Super
                 f"{path} has physical blocks of {device.physical_block_bytes} bytes; a power cut would damage durable data beside what is "
                 f"written; at most {PHYSICAL_BLOCK_BYTES_MAX} bytes can be used"
             )
-        segment_bytes, segments = geometry(device.bytes)
+        segment_bytes, segments = geometry(device.bytes, segment_bytes)
         _refuse_ours(device, cluster_uuid, force=force)
         found = "" if force else foreign_signature(path)
         if found:

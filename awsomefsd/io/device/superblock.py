@@ -75,11 +75,18 @@ def second_copy_offset(device_bytes: int) -> int:
     return (device_bytes // MIB - 1) * MIB
 
 
-def geometry(device_bytes: int) -> tuple[int, int]:
-    """Returns (segment bytes, segments) of a device of so many bytes.  Raises Refused if it is too small."""
+def geometry(device_bytes: int, wanted_bytes: int = 0) -> tuple[int, int]:
+    """Returns (segment bytes, segments) of a device of so many bytes; `wanted_bytes`: how large segments have to be, 0 as it fits.
+
+    Raises Refused if the device is too small.
+    """
     room = second_copy_offset(device_bytes) - FIRST_SEGMENT_OFFSET
     if device_bytes < DEVICE_BYTES_MIN:
         raise Refused(f"{device_bytes} bytes are too few for a device; a device needs at least {DEVICE_BYTES_MIN // MIB} MiB")
+    if wanted_bytes:
+        if room < wanted_bytes:
+            raise Refused(f"a device of {device_bytes} bytes has no room for a segment of {wanted_bytes >> 20} MiB; use a larger one")
+        return wanted_bytes, room // wanted_bytes
     segment_bytes = SEGMENT_BYTES_DEFAULT
     while segment_bytes > SEGMENT_BYTES_MIN and room // segment_bytes < SEGMENTS_WANTED:
         segment_bytes //= 2

@@ -16,7 +16,8 @@ behind the state word, with a checksum of their own, so that a build which knows
 version.
 The newest record of a file counts for all of its older ones: data that stays dirty under another lease gets an empty record that names it.
 
-The area has version 1, or 3 while the mount keeps an op log beside it (op_log.py, which begins and ends that).  Its records are the same.
+The area has version 1, or 3 while the mount keeps an op log beside it, or 4 while others may have had the volume since what is in the two
+(op_log.py, which changes it).  Its records are the same.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ from awsomefsd.io.file.record_ring import TIME_NS_MAX as TIME_NS_MAX
 from awsomefsd.io.file.record_ring import LeaseToken as LeaseToken
 from awsomefsd.io.file.record_ring import required_bytes as required_bytes
 
-VERSION, VERSION_WITH_OPS = 1, 3  # of the area
-VERSIONS = (VERSION, VERSION_WITH_OPS)
+VERSION, VERSION_WITH_OPS, VERSION_IN_DOUBT = 1, 3, 4  # of the area
+VERSIONS = (VERSION, VERSION_WITH_OPS, VERSION_IN_DOUBT)
 LIMIT_BYTES_MIN = DIRTY_RECALL_BYTES + 12 * MIB  # a few of the largest writes
 AREA = RingArea("dirty log", b"awsmdirt", VERSION, VERSION, KIND_WRITE, RECORD_VERSION_LEASE)
 
@@ -79,7 +80,7 @@ class DirtyLog:
         area = AREA
         if with_ops:
             shm.mend_version(shm.bytes_view(mem), VERSIONS)
-            area = AREA._replace(version_max=VERSION_WITH_OPS)
+            area = AREA._replace(version_max=VERSION_IN_DOUBT)
         self._ring = RecordRing(mem, area, log_id, fresh, recall_bytes, LIMIT_BYTES_MIN)
         self._lock = self._ring.lock
         self.capacity = self._ring.capacity
@@ -114,14 +115,14 @@ class DirtyLog:
 
     @property
     def version(self) -> int:
-        """The version of the area: 1, or 3 while there may be records in the op log beside it."""
+        """The version of the area: 1, or 3 or 4 while there may be records in the op log beside it."""
         return shm.header_version(self._ring.view)
 
     def set_version(self, version: int) -> bool:
-        """Gives the area another version, if no record is in it or the version becomes an older one; returns whether it has it now."""
+        """Gives the area another version, and returns whether it has it now: the first one above 1 only if no record is in it."""
         assert version in VERSIONS
         with self._lock:
-            if version > self.version and self._ring.used_bytes:
+            if self.version == VERSION < version and self._ring.used_bytes:
                 return False
             shm.set_version(self._ring.view, version)
         return True

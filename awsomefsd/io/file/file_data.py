@@ -58,6 +58,7 @@ class FileState:
         "grant",
         "held",
         "in_flight",
+        "index",
         "inline",
         "ino",
         "is_inline",
@@ -72,8 +73,10 @@ class FileState:
         "version",
     )  # fmt: skip
 
-    def __init__(self, attr: Attr, token: LeaseToken | None = ALONE) -> None:
+    def __init__(self, attr: Attr, token: LeaseToken | None = ALONE, index: dict[int, FileState] | None = None) -> None:
+        """`index`: of a table; this state is in it while it holds something dirty."""
         self.ino = attr.ino
+        self.index = {} if index is None else index
         self.token = token  # None: nothing may be buffered
         self.grant = 0  # number of the lease under which this was learned
         self.mtime_min_ns = 0  # the next write has to show a later mtime
@@ -171,10 +174,22 @@ class FileState:
             self.generation = (record.generation + 1) % GENERATIONS  # a truncation of the predecessor may lie behind the newest one
 
     def _add(self, record: DirtyRecord) -> None:
+        if not self.dirty:
+            self.index[self.ino] = self  # before the record is there: who asks without the lock finds all that was stored
         self.dirty.append(record)
         self.dirty_bytes += record.length
         self.size = max(self.size, record.offset + record.length)
         self.mtime_ns = record.time_ns
+
+    def take_out(self, first: int, count: int) -> None:
+        """Takes records that are clean, or gone, out of the list (called with the lock).
+
+        This state may be forgotten, and hold nothing any more: then the file's next one may be in the index.
+        """
+        del self.dirty[first : first + count]
+        self.dirty_bytes = sum(record.length for record in self.dirty)
+        if not self.dirty and self.index.get(self.ino) is self:
+            del self.index[self.ino]
 
     def learn_layout(self, start: int, end: int, extents: list[Extent], inline: bytes | None) -> None:
         """Takes up the layout of [start, end) as the service gave it, or the inline data of the file."""
@@ -260,6 +275,7 @@ class FileTable:
         self._corrupt = corrupt
         self._lock = threading.Lock()
         self._states: OrderedDict[int, FileState] = OrderedDict()
+        self._dirty: dict[int, FileState] = {}  # those of them that hold something dirty: an fsync must not look at all
         self._share = 1.0
 
     def get(self, ino: int) -> FileState | None:
@@ -270,7 +286,7 @@ class FileTable:
         state = self._states.get(attr.ino)
         if state is None:
             with self._lock:
-                state = self._states.setdefault(attr.ino, FileState(attr, self._under))
+                state = self._states.setdefault(attr.ino, FileState(attr, self._under, self._dirty))
                 if len(self._states) > FILES_CACHED_MAX * self._share:
                     self._evict()
         return state
@@ -286,8 +302,7 @@ class FileTable:
                 pass
 
     def dirty_states(self) -> list[FileState]:
-        with self._lock:
-            return [state for state in self._states.values() if state.dirty]
+        return [state for state in self._dirty.copy().values() if state.dirty]
 
     def hold(self, attr: Attr, grant: int, token: LeaseToken, held: Callable[[], bool]) -> FileState | None:
         """Returns the state under which data is buffered from now on, made from the attributes that came with this grant.
@@ -300,7 +315,7 @@ class FileTable:
             old = self._states.get(attr.ino)
             if old is not None and old.grant != grant and not old.dirty:
                 self._forget(old)
-            state = self._states.setdefault(attr.ino, FileState(attr, None))
+            state = self._states.setdefault(attr.ino, FileState(attr, None, self._dirty))
             if old is not None and old is not state:
                 state.error = old.error
             if len(self._states) > FILES_CACHED_MAX * self._share:
@@ -345,8 +360,7 @@ class FileTable:
             if in_flight:  # in one step with the rest: an answer that comes now finds its records here, or none
                 state.in_flight = 0
             dropped = [record for record in state.dirty[state.in_flight :] if up_to is None or record.sequence <= up_to]
-            del state.dirty[state.in_flight : state.in_flight + len(dropped)]
-            state.dirty_bytes = sum(record.length for record in state.dirty)
+            state.take_out(state.in_flight, len(dropped))
             state.version += 1
             self.log.mark_clean(dropped)  # in the same step, as in Flusher._settle
         return [record.length for record in dropped]
@@ -363,11 +377,14 @@ class FileTable:
                 self._forget(state)
         return lengths
 
-    def forget_clean(self) -> None:
-        """Forgets every file that holds nothing dirty and no error; the service knows them."""
+    def forget_clean(self, *, with_errors: bool = False) -> None:
+        """Forgets every file that holds nothing dirty and no error; the service knows them.
+
+        `with_errors`: those with an error too.  It is lost, but what is known of such a file may be as old as of any other.
+        """
         with self._lock:
             for state in list(self._states.values()):
-                if state.error is None:
+                if with_errors or state.error is None:
                     self._forget(state)
 
     def settled(self, state: FileState) -> None:

@@ -7,11 +7,12 @@ again; after it, the records carry sequences the machine has seen, so flushing t
 *Who drives* takes batches, writes and proposes them: the thread that was asked for an fsync, unless another one drives already.  What is
 asked for meanwhile is left to that one, so callers share syncs.  Old data, retries and all else is driven by the flusher's own thread.  A
 batch that is committed as proposed is finished by the thread that receives the answer, which so answers the fsync too.  Any other answer
-waits for the next one who drives.
+waits for the next one who drives.  Where the bytes go to other nodes (`on_own_thread`) only the flusher's own thread drives.
 
 While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
 later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
-A failed flush leaves its records dirty, is told once of each file it concerned (`FlushEvents.error_told`), and is tried again.
+A failed flush leaves its records dirty, is told once of each file it concerned (`FlushEvents.error_told`), and is tried again.  One of a
+pool that finds too few mirrors is told to nobody: whoever asked waits for them, with on-lease-loss=error not for ever (patience.py).
 
 On a shared volume a commit names the write lease under which the data was buffered.  If that has ended (ENOLCK in the reply, of that file
 alone), another node may have changed the file: `FlushEvents.lease_lost` saves its records as conflicts, and they are never committed.
@@ -37,6 +38,7 @@ from awsomefsd.io.file.condition_thread import ConditionThread
 from awsomefsd.io.file.dirty_log import DirtyLog, DirtyRecord
 from awsomefsd.io.file.file_data import FileState, FileTable
 from awsomefsd.io.file.overlay import RecordOverlay
+from awsomefsd.io.file.patience import Patience
 from awsomefsd.io.file.reservation import Reservation, Uniques
 from awsomefsd.io.segment.store import SegmentWrites
 from awsomefsd.io.segment.writer import Piece, Written, space_needed
@@ -135,7 +137,13 @@ class Flusher:
         self._paused = False
         self._pauses = 0  # and fences; a batch taken before one is not proposed after it: its records may have been saved as conflicts
         self._retry_ms = 0
+        self.on_own_thread = False  # what is written waits for other nodes, and the thread that asks may not
+        self._patience = Patience(None)
         self.batches = 0
+
+    def wait_for_mirrors(self, patience: Patience) -> None:
+        """What is written goes to a pool; called before `start`."""
+        self.on_own_thread, self._patience = True, patience
 
     def start(self, events: FlushEvents) -> None:
         """Starts the thread that flushes; called once."""
@@ -167,7 +175,7 @@ class Flusher:
         `in_flight_only` waits for what is already on its way and starts nothing.  The work may be done by the one who waits.
         """
         state = self._files.get(ino)
-        signal = Errand(self._drive, self._wake_thread)
+        signal = Signal() if self.on_own_thread else Errand(self._drive, self._wake_thread)
         if state is None:
             signal.fire()
             return signal
@@ -184,6 +192,8 @@ class Flusher:
             signal.fire()
         else:
             self._note(_Request(ino, target, signal, in_flight_only))
+            if self.on_own_thread:
+                self._wake_thread()
         return signal
 
     def drained(self, ino: int) -> Wait:
@@ -208,7 +218,7 @@ class Flusher:
 
     def room(self) -> Signal:
         """Returns a Signal that is fired when records become clean, or there are none to flush.  Take it before the check whether there is
-        room."""
+        room.  It raises ETIMEDOUT where nobody is to wait for mirrors any longer."""
         return self._room
 
     def kick(self) -> None:
@@ -442,6 +452,8 @@ class Flusher:
             self._blocks()  # not sooner: who is woken by it would wait for the interpreter
             batch.written = self._writer.write(pieces) if pieces else Written([], [], 0)
             hit("flush.write.after")
+            if pieces:  # else no mirror was asked
+                self._patience.written()
         except (OSError, Error) as err:
             batch.error = err
             return
@@ -542,9 +554,8 @@ class Flusher:
             state.refusals = 0
             cleaned = [record for record in part.records if record.is_dirty]  # others were saved as conflicts meanwhile
             self._dirty.mark_clean(cleaned)
-            del state.dirty[: len(cleaned)]
+            state.take_out(0, len(cleaned))
             state.in_flight -= len(cleaned)
-            state.dirty_bytes = sum(record.length for record in state.dirty)
             if not state.dirty:
                 state.mtime_ns = None
             if errno_ == 0:
@@ -586,17 +597,24 @@ class Flusher:
             self._writer.report_again(batch.written)
         else:
             self._events.write_failed()
-        sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
+        told: Error | None = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
+        room_error: Error | None = None
+        if self.on_own_thread and batch.written is None:
+            told = self._patience.told(error)
+            room_error = told if told is not None and told.errno == errno.ETIMEDOUT else None
         for part in batch.parts:
             with part.state.lock:
                 part.state.in_flight = 0
-                if sticky.errno != errno.ESTALE and not isinstance(sticky, Fenced):
-                    part.state.error = sticky
+                if told is not None and told.errno != errno.ESTALE and not isinstance(told, Fenced):
+                    part.state.error = told
         self._retry_ms = min(max(self._retry_ms * 2, RETRY_MS_MIN), RETRY_MS_MAX)
-        self._announce(sticky)
+        self._announce(told, room_error)
 
-    def _announce(self, error: Error | None = None) -> None:
-        """Answers requests whose records are clean, or whose file has failed; wakes those who wait for room."""
+    def _announce(self, error: Error | None = None, room_error: Error | None = None) -> None:
+        """Answers requests whose records are clean, or whose file has failed; wakes those who wait for room.
+
+        `room_error` is told to the latter.  It is no error of a device, for which they wait, nor an older one that a file still has.
+        """
         answered: list[tuple[int, Signal, Error | None]] = []
         with self._cond:
             kept = []
@@ -619,7 +637,7 @@ class Flusher:
             if ino and outcome is not None:
                 self._events.error_told(ino, outcome)
             signal.fire(None, outcome)
-        room.fire()
+        room.fire(None, room_error)
 
 
 def _take_error(states: list[FileState], *, keep: bool) -> Error | None:

@@ -19,7 +19,9 @@ the request that made it, the holder's time, and `after`, the newest sequence of
 
 *Format.*  While there may be records here, the area of the dirty log has version 3, which a build that does not know of this ring refuses:
 it would serve the mount beside acknowledged operations that it does not see.  `begin` raises the version, on two empty rings and only when
-it is told to; `end` lowers it again when this ring is empty.  Each is two stores, and a successor finishes one that was cut.
+it is told to; `end` lowers it again when this ring is empty.  While another mount may have had the volume since what is left here was
+decided, it has version 4 (`doubted`, until `trusted`): a build that knows version 3 only would take the next session for the one that
+follows the present one, and ship what is overtaken.  Each is two stores, and a successor finishes one that was cut.
 
 Rejected: one ring for names and data (they would wait for each other for room); marking CLEAN what is applied and holding the tail for
 answers, as the dirty log does (a successor could not tell a record whose request waits from one that is done with).
@@ -96,7 +98,7 @@ class OpLog:
         ring = self._ring = RecordRing(mem, AREA, dirty.log_id, fresh, recall_bytes, recall_bytes + OP_RECORD_BYTES_MAX, dirty.sequences)
         self._lock = ring.lock
         self.formatted = ring.formatted
-        self.is_begun = dirty.version == dirty_log.VERSION_WITH_OPS  # records may be stored: builds that know no op log refuse the mount
+        self.is_begun = dirty.version != dirty_log.VERSION  # records may be stored: builds that know no op log refuse the mount
         if ring.used_bytes and not self.is_begun:
             raise Corrupt(f"op log: {ring.used_bytes} bytes of records beside a dirty log of version {dirty.version}")
         self._records_max = records_max
@@ -110,16 +112,33 @@ class OpLog:
     def begin(self) -> bool:
         """Makes builds that know no op log refuse this mount, if both logs are empty; returns whether records may be stored now."""
         with self._lock:
-            self.is_begun = self._dirty.set_version(dirty_log.VERSION_WITH_OPS)
+            self.is_begun = self.is_doubted or self._dirty.set_version(dirty_log.VERSION_WITH_OPS)
             return self.is_begun
 
     def end(self) -> bool:
         """Lets every build serve this mount again, if no record is left; returns whether it does.  Records need `begin` again then."""
         with self._lock:
-            if self._ring.used_bytes:
+            if self._ring.used_bytes or self.is_doubted:
                 return False
             self.is_begun = False
             return self._dirty.set_version(dirty_log.VERSION)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Builds that do not know of this refuse the mount."""
+        return self._dirty.version == dirty_log.VERSION_IN_DOUBT
+
+    def doubted(self) -> None:
+        """Notes that others may have had the volume since what is in both logs; nothing, if there is no op log."""
+        with self._lock:
+            if self.is_begun:
+                self._dirty.set_version(dirty_log.VERSION_IN_DOUBT)
+
+    def trusted(self) -> None:
+        """Notes that what is in both logs is of the present session, or that nobody had the volume since."""
+        with self._lock:
+            if self.is_doubted:
+                self._dirty.set_version(dirty_log.VERSION_WITH_OPS)
 
     # --- what is in it -----------------------------------------------------------------------------------------------------
 

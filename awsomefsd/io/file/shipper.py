@@ -29,6 +29,7 @@ from awsomefsd.meta.api.messages import Applied, Committed
 from awsomefsd.meta.client.metadata import Metadata
 
 RETRY_PAUSE_MS = 50  # before a batch that the cluster cannot take now is sent again
+FOLLOWS = "what it follows from was put aside by a worker before"
 _PAUSE_NS = RETRY_PAUSE_MS * NS_PER_MS
 
 log = logging.getLogger("awsomefsd.names")
@@ -147,6 +148,10 @@ class Shipper:
         """
         self._post(self._goes_on, applied, round_, self._metadata.session_token())
 
+    def inherited_is_over(self) -> None:
+        """What a predecessor has left is applied or put aside, and no row is known yet: nothing that is decided now follows from it."""
+        self._post(self._core.cleansed, None)
+
     def note_removal(self) -> None:
         """The node was removed: what is in flight ends with an error, and so will all that comes."""
         self._removed = True
@@ -176,10 +181,15 @@ class Shipper:
                     self._sleeping = False
                 if self._stopping:
                     return
-                posted, self._posted = self._posted, deque()
-            for do, args in posted:
-                do(*args)
-            self._do(self._core.poll(time.monotonic_ns() if self._may_send() else 0))
+            self._turn()
+
+    def _turn(self) -> None:
+        """Takes up what was posted, and does what is due."""
+        with self._changed:
+            posted, self._posted = self._posted, deque()
+        for do, args in posted:
+            do(*args)
+        self._do(self._core.poll(time.monotonic_ns() if self._may_send() else 0))
 
     def _may_send(self) -> bool:
         return time.monotonic_ns() >= self._not_before_ns
@@ -226,7 +236,7 @@ class Shipper:
 
     def _set_aside(self, records: list[OpRecord]) -> None:
         """Nothing that follows from them is left, so they are over when they are stored."""
-        self._holder.set_aside(records, self._why)
+        self._holder.set_aside(records, self._why or FOLLOWS)
         self._log.put_aside(records)
         self._log.cleansed(records)
         gone = {record.sequence for record in records}

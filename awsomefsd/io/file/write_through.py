@@ -9,12 +9,16 @@ A crash before the entry leaves frames that nothing names; after it, the repetit
 The last entry of a batch alone reports segments that are full: the others, before it in the log, name places in them.  If it is refused,
 the next batch reports them.
 
+Where a pool has too few mirrors that can be reached, writes wait for them with back-off (patience.py); nothing of the batch has happened
+then, and segments that have ended meanwhile may be reported.
+
 Frames of appended bytes name no inode, because their place in the file is decided by the entry: fsck never takes them for lost extents
 of a file at another place.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,12 +32,14 @@ from awsomefsd.base.limits import EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, FUSE_
 from awsomefsd.base.types import SegmentProgress
 from awsomefsd.base.wait import Signal, Wait, was_repeated
 from awsomefsd.io.file.condition_thread import ConditionThread
+from awsomefsd.io.file.patience import Patience
 from awsomefsd.io.segment.store import SegmentWrites
 from awsomefsd.io.segment.writer import Piece, Written, space_needed
 from awsomefsd.meta.api.commands import WriteData
 from awsomefsd.meta.client.metadata import Metadata
 
 BATCH_BYTES_MAX = 16 * MIB
+RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
 assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_MAX
 
 
@@ -95,13 +101,18 @@ class WriteThrough:
         self._cond = self._thread.changed
         self._waiting: deque[tuple[Write, Metadata]] = deque()
         self.undecided = threading.Lock()  # held from a write to its outcome: its segments must stay leased (draining.py)
+        self._patience: Patience | None = None  # None: what cannot be written is an error at once
         self.batches = 0
+
+    def wait_for_mirrors(self, patience: Patience) -> None:
+        """What is written goes to a pool; called before `start`."""
+        self._patience = patience
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the writes that wait, and waits for it."""
+        """Ends the thread after the writes that wait, and waits for it; those that wait for mirrors are tried once more."""
         self._thread.stop()
 
     def write(self, one: Write, metadata: Metadata) -> Wait:
@@ -115,8 +126,11 @@ class WriteThrough:
 
     def _run(self) -> None:
         while batch := self._next():
-            with self.undecided:
-                self._do(batch)
+            retry_ms = RETRY_MS_MIN
+            while not self._do(batch):
+                with self._cond:
+                    self._cond.wait_for(lambda: self._thread.stopping, retry_ms / 1_000)
+                retry_ms = min(2 * retry_ms, RETRY_MS_MAX)
             for one, _ in batch:
                 one.done.fire(*one.outcome)
 
@@ -131,19 +145,29 @@ class WriteThrough:
                 room -= len(batch[-1][0].data)
             return batch
 
-    def _do(self, batch: list[tuple[Write, Metadata]]) -> None:
-        pieces = [Piece(self._volume, 0 if one.append else one.ino, one.offset, [one.data]) for one, _ in batch]
-        hit("through.write.before")
-        try:
-            written = self._writer.write(pieces)
-        except (OSError, Error) as err:
-            sticky = err if isinstance(err, Error) else FsError(err.errno or 5, f"device write failed: {err}")
-            for one, _ in batch:
-                one.outcome = None, sticky
-            return
-        hit("through.write.after")
-        self._propose(batch, written)
-        self.batches += 1
+    def _do(self, batch: list[tuple[Write, Metadata]]) -> bool:
+        """Writes and proposes a batch; returns False, and has done nothing, if it is to be tried again."""
+        with self.undecided:
+            pieces = [Piece(self._volume, 0 if one.append else one.ino, one.offset, [one.data]) for one, _ in batch]
+            hit("through.write.before")
+            try:
+                written = self._writer.write(pieces)
+            except (OSError, Error) as err:
+                told = self._told(err)
+                for one, _ in batch:
+                    one.outcome = None, told
+                return told is not None
+            hit("through.write.after")
+            if self._patience is not None:
+                self._patience.written()
+            self._propose(batch, written)
+            self.batches += 1
+            return True
+
+    def _told(self, err: OSError | Error) -> Error | None:
+        if self._patience is not None and not self._thread.stopping:
+            return self._patience.told(err)
+        return err if isinstance(err, Error) else FsError(err.errno or errno.EIO, f"device write failed: {err}")
 
     def _propose(self, batch: list[tuple[Write, Metadata]], written: Written) -> None:
         """Proposes all entries of a batch, in order; returns when each has its outcome."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from crc32c import crc32c
 from msgspec import Struct
@@ -119,6 +119,11 @@ class ChecksumTable:
             return None
         return self._frame(index)
 
+    def next_offset(self, offset: int) -> int:
+        """Returns where the first frame at `offset` or behind it begins; -1 if there is none."""
+        index = bisect_left(self._offsets, offset)
+        return self._offsets[index] if index < self._frames else -1
+
     def check(self) -> None:
         """Raises Corrupt unless every frame is possible and inside the data."""
         expected, position = 0, 0
@@ -165,6 +170,23 @@ def unpack_footer(raw: Bytes, segment: int, incarnation: int) -> ChecksumTable:
     if checksums != sum(block_count(entry[6]) for entry in _ENTRY.iter_unpack(view[_HEADER.size : _HEADER.size + _ENTRY.size * frames])):
         raise Corrupt(f"footer of segment {segment}: number of checksums does not fit its frames")
     return table
+
+
+def check_sum(segment: int, incarnation: int, data_end: int, size: int, read: Callable[[int, int], Bytes], part_bytes: int) -> None:
+    """Checks identity and checksum of a footer of at most `size` bytes without holding it; `read(at, length)` returns bytes of it.
+
+    Raises Corrupt, and what `read` raises.
+    """
+    head = bytes(read(0, _HEADER.size))
+    magic, _, _, _, found, found_incarnation, found_end, frames, checksums, _, expected = _HEADER.unpack(head)
+    end = _HEADER.size + _ENTRY.size * frames + 4 * checksums
+    if (magic, found, found_incarnation, found_end) != (MAGIC, segment, incarnation, data_end) or end > size:
+        raise Corrupt(f"segment {segment} incarnation {incarnation}: no footer of it where it should be")
+    checksum = crc32c(head[:_CRC_AT])
+    for at in range(_HEADER.size, end, part_bytes):
+        checksum = crc32c(read(at, min(part_bytes, end - at)), checksum)
+    if checksum != expected:
+        raise Corrupt(f"segment {segment}: footer checksum mismatch")
 
 
 def _checksum(view: memoryview, frames: int, checksums: int) -> int:

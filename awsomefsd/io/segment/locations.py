@@ -11,8 +11,8 @@ from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import SEGMENTS_KNOWN_MAX
 from awsomefsd.base.types import SegmentInfo
-from awsomefsd.meta.api.commands import LeaseSegments
-from awsomefsd.meta.api.messages import GetSegments, Segments, SegmentsLeased
+from awsomefsd.meta.api.commands import LeaseBays, LeaseSegments
+from awsomefsd.meta.api.messages import BaysLeased, GetSegments, Segments, SegmentsLeased
 
 Call = Callable[[Any], Any]  # sends one request body and blocks for its reply
 Propose = Callable[[Any], Any]  # proposes one command in the background and blocks for its reply
@@ -65,6 +65,12 @@ class Locations:
                 raise Corrupt(f"an extent names segment {segment}, which does not exist")
         return info
 
+    def locate_again(self, segment: int) -> SegmentInfo:
+        """Returns the row of a segment as the service has it now.  Blocks; raises as `locate`."""
+        with self._lock:
+            self._segments.pop(segment, None)
+        return self.locate(segment)
+
     def lease(self, count: int, avoid: list[int]) -> list[SegmentInfo]:
         """Returns segments for this session's writer, `count` at most; a single one may be what another writer left of its own.
 
@@ -72,9 +78,22 @@ class Locations:
 
         Blocks for the entry.  Raises FsError(ENOSPC) if none is free, FsError(EIO) if none of the devices is left.
         """
-        hit("segment.lease.before")
-        reply = self._propose(LeaseSegments(count, 0, begun=count == 1, avoid=avoid))
-        hit("segment.lease.after")
+        reply = self._leased(LeaseSegments(count, 0, begun=count == 1, avoid=avoid))
         assert isinstance(reply, SegmentsLeased)
-        self.learn(reply.segments)
         return reply.segments
+
+    def lease_bays(self, count: int, avoid: list[int]) -> BaysLeased:
+        """Returns `count` segments at most in bays of a pool, if possible on none of the devices `avoid`.
+
+        Blocks for the entry.  Raises FsError(ENOSPC) if there is no room for another one.
+        """
+        reply = self._leased(LeaseBays(count, 0, avoid))
+        assert isinstance(reply, BaysLeased)
+        return reply
+
+    def _leased(self, command: LeaseSegments | LeaseBays) -> SegmentsLeased | BaysLeased:
+        hit("segment.lease.before")
+        reply: SegmentsLeased | BaysLeased = self._propose(command)
+        hit("segment.lease.after")
+        self.learn(reply.segments)
+        return reply

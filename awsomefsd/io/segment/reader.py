@@ -5,22 +5,28 @@ caller's memory, at most the first and the last block by way of a bounce buffer;
 cache, from the segment's footer (one I/O for all its frames), or from the frame's header, which a cold read of the start of a frame brings
 along in the same I/O.
 
+A segment in bays is read from the first of its mirrors that has it.  Where that is another node's, the thread must be one that may wait.
+
 Identity first: the segment must be in the extent's incarnation, the frame must carry its sequence.  Then every block read must have its
-checksum, which is seeded with that identity.  A mismatch is read again once, past all caches (a transfer may go wrong); if it stays, the
-read raises Corrupt and never returns wrong bytes.  `into` may hold anything after an error.
+checksum, which is seeded with that identity.  A mismatch is read again once, past all caches (a transfer may go wrong), or from the other
+mirrors; if it stays, the read raises Corrupt and never returns wrong bytes.  `into` may hold anything after an error.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from awsomefsd.base.errors import Corrupt, FormatTooNew, Unavailable
-from awsomefsd.base.limits import BLOCK_BYTES, MIB, STREAM_READERS_MAX
-from awsomefsd.base.types import SEGMENT_SEALED, Extent, SegmentInfo
+from awsomefsd.base.limits import BLOCK_BYTES, MIB, MIRRORS_LOOK_MS, MIRRORS_WAIT_MS_MAX, NS_PER_MS, STREAM_READERS_MAX
+from awsomefsd.base.types import BAY_MIRROR, SEGMENT_SEALED, Extent, SegmentInBays, SegmentInfo, bays_of
+from awsomefsd.base.wait import MustWait, may_wait
 from awsomefsd.io.device.buffers import BOUNCE_BYTES, BufferPool, aligned_buffer, is_aligned
 from awsomefsd.io.device.checksum import block_count, first_mismatch, seed_of
 from awsomefsd.io.device.device import BlockDevice
@@ -29,6 +35,7 @@ from awsomefsd.io.segment.footer import ChecksumTable, FrameChecks, checks_of, u
 from awsomefsd.io.segment.frame import CODEC_NONE, align_up, unpack_header
 
 FOOTER_READ_BYTES_MAX = 2 * MIB  # of a larger footer (hundreds of thousands of tiny frames) the headers are read instead
+_FOOTER_LOCKS = 16  # of segments in bays
 BOUNCE_BUFFERS = 6  # FUSE_READERS, read-ahead, and some for threads that finish the waits of others
 assert BOUNCE_BUFFERS <= STREAM_READERS_MAX
 
@@ -51,10 +58,26 @@ class _Mismatch(Exception):
     """This read of the device was not good; the message says why."""
 
 
-class SegmentReader:
-    """The reader over the devices of this node.
+class ReadPlace(NamedTuple):
+    """Where a segment can be read: a BlockDevice, of this node or of another one."""
 
-    `locate(segment)` returns the segment's row, on the thread that reads; it may raise an Error.
+    device: BlockDevice
+    remote: bool = False
+
+
+Places = Callable[[SegmentInBays, int], Sequence[ReadPlace]]  # of a segment that is needed up to some byte; the best first
+
+
+def in_no_pool(_info: SegmentInBays, _end: int) -> Sequence[ReadPlace]:
+    """Returns no place: the Places of a reader that reaches no pool."""
+    return ()
+
+
+class SegmentReader:
+    """The reader over the devices of this node, and over mirrors anywhere.
+
+    `locate(segment)` returns the segment's row, on the thread that reads; it may raise an Error.  `locate_again` returns it as it is now,
+    where what was known has led nowhere.  `mirrors(info, end)` returns where the mirrors of a segment in bays are.
     """
 
     def __init__(
@@ -63,14 +86,18 @@ class SegmentReader:
         locate: Callable[[int], SegmentInfo],
         checksums: ChecksumCache | None = None,
         buffers: BufferPool | None = None,
+        mirrors: Places = in_no_pool,
+        locate_again: Callable[[int], SegmentInfo] | None = None,
     ) -> None:
         self._devices = devices
+        self._mirrors = mirrors
+        self._locate_again = locate_again or locate
         self._locate = locate
         self.checksums = checksums or ChecksumCache()
         self._buffers = buffers or BufferPool(BOUNCE_BUFFERS)
         assert self._buffers.buffer_bytes >= BOUNCE_BYTES
-        self._footers_lost: set[tuple[int, int]] = set()  # (segment, incarnation) whose footer was damaged: warned once, headers serve
-        self._footer_locks: dict[int, threading.Lock] = {}  # by device: readers of one stream come to a segment at once
+        self._footers_lost: set[tuple[int, int, str]] = set()  # (segment, incarnation, where) of damaged ones: warned once, headers serve
+        self._footer_locks: dict[int, threading.Lock] = {}  # by device; bays: _FOOTER_LOCKS of them.  Readers of one stream come at once
         self._counts_lock = threading.Lock()
         self._counts = dict.fromkeys(ReaderStatistics.__struct_fields__, 0)
 
@@ -78,7 +105,8 @@ class SegmentReader:
         """Reads bytes [skip, skip + length) of `extent` into the first `length` bytes of `into`.  Any thread; blocks for the I/O.
 
         `volume` and `ino` only name the file in messages: frames may be shared.  Raises Corrupt (wrong bytes after a second read, or a
-        segment that has been used again), FormatTooNew for a codec this build does not know, Unavailable without the device, OSError.
+        segment that has been used again), FormatTooNew for a codec this build does not know, Unavailable without the device, OSError;
+        where no mirror of a segment can be reached, these after MIRRORS_WAIT_MS_MAX.
         """
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
         if not length:
@@ -88,21 +116,57 @@ class SegmentReader:
         info = self._locate(extent.segment)
         if info.incarnation != extent.incarnation:
             raise Corrupt(f"segment {extent.segment} is in incarnation {info.incarnation}, the extent names {extent.incarnation}")
+        deadline_ns = time.monotonic_ns() + MIRRORS_WAIT_MS_MAX * NS_PER_MS
+        while True:
+            try:
+                places = self._places(info, extent)
+                return self._look_at(places, info, extent, start=extent.skip + skip, into=into[:length], file=(volume, ino))
+            except (OSError, Unavailable) as err:
+                if not bays_of(info) or time.monotonic_ns() >= deadline_ns:
+                    raise
+                if not may_wait():
+                    raise MustWait from None
+                moved = isinstance(err, Unavailable) or err.errno in (errno.ESTALE, errno.ENODEV)  # else it is there, and away
+            time.sleep(MIRRORS_LOOK_MS / 1_000)
+            info = (self._locate_again if moved else self._locate)(extent.segment)
+
+    def _places(self, info: SegmentInfo, extent: Extent) -> Sequence[ReadPlace]:
+        """Returns where to look, one place after the other.  Raises Unavailable."""
+        if isinstance(info, SegmentInBays) and info.bays:
+            found = self._mirrors(info, extent.frame_offset + extent.header_bytes + extent.skip + extent.length)
+            if not found:
+                raise Unavailable(f"segment {info.segment} is in bays of devices that nobody serves now")
+            return found if len(found) > 1 else (found[0], found[0])
         device = self._devices.get(info.device)
         if device is None:
-            raise Unavailable(f"segment {extent.segment} is on device {info.device}, which this node does not have")
-        start = extent.skip + skip
-        try:
-            self._look(device, info, extent, start, into[:length])
-        except _Mismatch as first:
-            self._count(mismatches=1)
-            log.warning("volume %d inode %d offset %d is read again: %s", volume, ino, extent.file_offset + skip, first)
-            self.checksums.forget(extent.segment, extent.incarnation, extent.sequence)
+            raise Unavailable(f"segment {info.segment} is on device {info.device}, which this node does not have")
+        return (ReadPlace(device), ReadPlace(device))
+
+    def _look_at(
+        self, places: Sequence[ReadPlace], info: SegmentInfo, extent: Extent, *, start: int, into: memoryview, file: tuple[int, int]
+    ) -> None:
+        where = f"volume {file[0]} inode {file[1]} offset {extent.file_offset + start - extent.skip}"
+        several, failure, wrong = places[0] != places[-1], None, _Mismatch()
+        for place in places:
+            if place.remote and not may_wait():
+                raise MustWait
             try:
-                self._look(device, info, extent, start, into[:length])
-            except _Mismatch as second:
+                return self._look(place.device, info, extent, start, into)
+            except _Mismatch as why:
+                wrong = why
                 self._count(mismatches=1)
-                raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: {second}") from None
+                log.warning("%s is not as it was written on %s: %s", where, place.device.path, why)
+                self.checksums.forget(extent.segment, extent.incarnation, extent.sequence)
+            except OSError as err:
+                if not several:
+                    raise
+                failure = err
+                log.warning("%s is read elsewhere: %s", where, err)
+        if failure is not None:  # the mirror that could not be asked may have it
+            raise failure
+        if sum(bay.role == BAY_MIRROR for bay in bays_of(info)) > (len(places) if several else 1):  # so may one that nobody serves
+            raise Unavailable(f"{where}: {wrong}; other mirrors of the segment are served by nobody now")
+        raise Corrupt(f"{where}: {wrong}")
 
     def statistics(self) -> ReaderStatistics:
         with self._counts_lock:
@@ -148,7 +212,7 @@ class SegmentReader:
             return checks
         table = self._table(info)
         if table is None and info.state == SEGMENT_SEALED and 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
-            with self._footer_locks.setdefault(info.device, threading.Lock()):
+            with self._footer_locks.setdefault(info.device or -1 - info.segment % _FOOTER_LOCKS, threading.Lock()):
                 table = self._table(info) or self._read_footer(device, info)
         return table.find(extent.frame_offset) if table is not None else None
 
@@ -158,7 +222,7 @@ class SegmentReader:
         return None if table is not None and table.data_end < info.footer_offset else table
 
     def _read_footer(self, device: BlockDevice, info: SegmentInfo) -> ChecksumTable | None:
-        key = (info.segment, info.incarnation)
+        key = (info.segment, info.incarnation, device.path)  # another mirror has another one
         if key in self._footers_lost:
             return None
         buffer = aligned_buffer(align_up(info.footer_bytes, BLOCK_BYTES))

@@ -48,6 +48,10 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.WriteData: {"segments": LISTED_PER_COMMAND_MAX},
     commands.ReleaseOrphan: {"inos": LISTED_PER_COMMAND_MAX},
     commands.LeaseSegments: {"avoid": LISTED_PER_QUESTION_MAX},
+    commands.LeaseBays: {"avoid": LISTED_PER_QUESTION_MAX, "ensembles": LISTED_PER_COMMAND_MAX},
+    commands.DropBays: {"bays": LISTED_PER_COMMAND_MAX},
+    commands.BaysTrimmed: {"bays": LISTED_PER_COMMAND_MAX},
+    commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
 }
 

@@ -14,6 +14,7 @@ from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA,
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.check.check_csi import check_csi
 from awsomefsd.meta.check.check_data import SharedBytes, VolumeDataCheck
+from awsomefsd.meta.check.check_pools import check_pools
 from awsomefsd.meta.check.check_tree import Tree
 from awsomefsd.meta.machine.device_numbers import last_number, number_of
 from awsomefsd.meta.machine.segments import has_rest
@@ -24,8 +25,8 @@ from awsomefsd.meta.state.txn import Txn
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = {kind for kind in CODEC_OF if not keys.INODE <= kind <= keys.LEASE}
-_VOLUME_KINDS = CODEC_OF.keys() - _CLUSTER_KINDS
+_CLUSTER_KINDS = CODEC_OF.keys() - keys.VOLUME_KINDS
+_VOLUME_KINDS = CODEC_OF.keys() & keys.VOLUME_KINDS
 
 
 def check(txn: Txn) -> list[Fault]:
@@ -71,6 +72,7 @@ class _Check:
         self._devices()
         self._checkpoints()
         self._stream()
+        check_pools(self.exam, self.devices, self.segments)
         check_csi(self.exam, self.volumes, self.cluster.next_epoch)
         return self.exam.faults
 
@@ -78,8 +80,8 @@ class _Check:
         raw = self.exam.txn.get(keys.cluster())
         if raw is not None:
             self.exam.decode(keys.cluster(), raw, rows.CLUSTER)
-        for kind, codec in ((keys.MOUNT, rows.MOUNT), (keys.RESULT, rows.RESULT), (keys.TOMBSTONE, rows.TOMBSTONE)):
-            self._all(kind, codec)  # for undecodable ones
+        for kind in (keys.MOUNT, keys.RESULT, keys.TOMBSTONE, keys.NODE, keys.TOKEN, keys.CA, keys.DEVICE_ERA):
+            self._all(kind, CODEC_OF[kind])  # for undecodable and misplaced ones
         for key, _ in self.exam.txn.scan(b"", b"\xff" * 8):
             if len(key) < keys.PREFIX_BYTES:
                 self.exam.fault("unknown-key", key.hex(), "too short")
@@ -214,7 +216,10 @@ class _Check:
             where = f"segment {number}"
             self.exam.equal("segment-live-bytes", where, row.live_bytes, self.live_bytes[number])
             device = self.devices.get(row.device)
-            if device is None or not 0 <= row.index < device.unused_from or number_of(device, row.index) != number:
+            if row.bays:
+                if max(row.committed_bytes, row.footer_offset + row.footer_bytes) > row.bytes or number >= self.cluster.next_segment:
+                    self.exam.fault("segment-bytes", where, f"committed {row.committed_bytes} of {row.bytes}")
+            elif device is None or device.pool or not 0 <= row.index < device.unused_from or number_of(device, row.index) != number:
                 self.exam.fault("segment-device", where, f"device {row.device} index {row.index}")
             elif max(row.committed_bytes, row.footer_offset + row.footer_bytes) > device.segment_bytes:
                 self.exam.fault("segment-bytes", where, f"committed {row.committed_bytes} of {device.segment_bytes}")
@@ -229,7 +234,10 @@ class _Check:
 
     def _free_lists(self) -> None:
         free = {}
+        in_pools = {number for number, device in self.devices.items() if device.pool}
         for key, row in self.exam.rows(keys.kind_range(0, keys.FREE), rows.FREE):
+            if keys.bay_place(key)[0] in in_pools:
+                continue
             segment = self.segments.get(row.segment)
             free[row.segment] = row
             at = None if segment is None else keys.free(segment.device, segment.index)
@@ -243,8 +251,8 @@ class _Check:
         for key, _ in self.exam.rows(keys.kind_range(0, keys.BEGUN), rows.MARKER):
             number, index = keys.begun_place(key)
             device = self.devices.get(number)
-            row = None if device is None else self.segments.get(number_of(device, index))
-            if device is None or row is None or row.state != SEGMENT_SEALED or not has_rest(row, device.segment_bytes):
+            row = None if device is None or device.pool else self.segments.get(number_of(device, index))
+            if device is None or device.pool or row is None or row.state != SEGMENT_SEALED or not has_rest(row, device.segment_bytes):
                 self.exam.fault("begun-index", f"device {number} index {index}", f"no rest of it may be leased; the segment says {row}")
 
     def _devices(self) -> None:
@@ -254,6 +262,8 @@ class _Check:
             device = self.devices.get(number)
             if device is None:
                 self.exam.fault("device-missing", f"device {number}", "no row")
+                continue
+            if device.pool:
                 continue
             where = f"device {number}"
             self.exam.equal("device-counters", where, device.segments_free, device.segments - taken[number])

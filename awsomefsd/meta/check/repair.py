@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from awsomefsd.base.limits import REPAIR_ENTRY_BYTES, REPAIR_ENTRY_ROWS
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.meta.api.commands import RepairRows
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.check.repair_data import References, VolumeDataRepair
@@ -21,7 +22,7 @@ from awsomefsd.meta.check.repair_rows import repair_rows
 from awsomefsd.meta.check.repair_totals import Totals
 from awsomefsd.meta.check.repair_txn import Action, Hints, RepairTxn
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.findings import Fault
+from awsomefsd.meta.state.findings import Examination, Fault
 from awsomefsd.meta.state.txn import Txn
 
 ROUNDS_MAX = 4
@@ -43,6 +44,8 @@ class Plan(Struct):
 def plan(txn: Txn, hints: Hints) -> Plan:
     """Returns what is wrong with the state and what would repair it.  Changes nothing; `hints` is what is known beside the rows."""
     found = check(txn)
+    if _may_have_pools(txn):
+        return Plan(found, found, [], [], [])
     repairs = RepairTxn(txn, hints)
     remaining = found
     for _ in range(ROUNDS_MAX):
@@ -56,6 +59,12 @@ def plan(txn: Txn, hints: Hints) -> Plan:
     edits = sorted(repairs.overlay.edits.items())
     deletes = [key for key, value in edits if value is None]
     return Plan(found, remaining, repairs.actions, deletes, [(key, value) for key, value in edits if value is not None])
+
+
+def _may_have_pools(txn: Txn) -> bool:
+    """Returns True at the level of pools: no repair of their rows is built, and that of others takes segments in bays for strays."""
+    row: rows.ClusterRow | None = Examination(txn).get(keys.cluster(), rows.CLUSTER)
+    return row is not None and row.level >= POOLS
 
 
 def _repair_all(repairs: RepairTxn) -> None:

@@ -86,7 +86,7 @@ class NameRepair:
             if (parent, row.name) in self.dentries or child is None or directory is None or not stat.S_ISDIR(directory.mode):
                 continue
             if (names[row.ino] if stat.S_ISDIR(child.mode) else names[row.ino] - child.nlink + 1) < 1 and child.nlink:
-                self.dentries[parent, row.name] = rows.DentryRow(row.ino, row.kind, cookie, child.stamp, child.site)
+                self.dentries[parent, row.name] = rows.DentryRow(row.ino, row.kind, cookie, child.stamp, child.site, row.chapter)
                 names[row.ino] += 1
                 self.repairs.note(self.where(parent, row.name), "the name is taken from its cookie")
 
@@ -261,7 +261,7 @@ class NameRepair:
         for key, row in self.dentries.items():
             self.repairs.put(keys.dentry(self.number, *key), row, rows.DENTRY)
         expected = {
-            keys.cookie(self.number, parent, row.cookie): rows.COOKIE.dumps(rows.CookieRow(row.ino, row.kind, name))
+            keys.cookie(self.number, parent, row.cookie): rows.COOKIE.dumps(rows.CookieRow(row.ino, row.kind, name, row.chapter))
             for (parent, name), row in self.dentries.items()
         }
         self.repairs.index(keys.kind_range(self.number, keys.COOKIE), expected, f"volume {self.number} cookies")

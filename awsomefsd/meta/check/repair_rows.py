@@ -13,14 +13,15 @@ import struct
 import uuid
 from typing import Any
 
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.meta.api import acl
 from awsomefsd.meta.check.repair_txn import RepairTxn
 from awsomefsd.meta.machine.device_numbers import last_number
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.row_codecs import CODEC_OF
+from awsomefsd.meta.state.row_codecs import CODEC_OF, OWN_KEY
 
-_VOLUME_KINDS = range(keys.INODE, keys.LEASE + 1)
+_POOL_KINDS = (keys.BAY, keys.NEED, keys.STRIPE, keys.POOL, keys.WALK)
 _MARKERS = (keys.HELD, keys.LOCKER, keys.PINNER, keys.LEASER, keys.ORPHAN)
 _LOSSES = {  # kinds whose loss a user may notice, in words
     keys.RESULT: "the answer of a request is gone: if that request is sent again, it is executed again",
@@ -37,12 +38,14 @@ _LOSSES = {  # kinds whose loss a user may notice, in words
 
 def repair_rows(repairs: RepairTxn) -> None:
     _cluster(repairs)
+    _misplaced(repairs)
     _volumes(repairs)
     _devices(repairs)
     numbers = {row.volume for row in repairs.volumes()}
+    pools = repairs.cluster().level >= POOLS
     bad: list[tuple[bytes, str]] = []
     for key, raw in repairs.overlay.scan(b"", b"\xff" * 8):
-        if not _possible(key):
+        if not _possible(key) or (not pools and keys.kind_of(key)[2] in _POOL_KINDS):
             bad.append((key, "no row has such a key"))
             continue
         _, volume, kind = keys.kind_of(key)
@@ -62,7 +65,7 @@ def _possible(key: bytes) -> bool:
     if len(key) < keys.PREFIX_BYTES:
         return False
     shard, volume, kind = keys.kind_of(key)
-    if shard != keys.SHARD or kind not in CODEC_OF or (kind in _VOLUME_KINDS) != bool(volume):
+    if shard != keys.SHARD or kind not in CODEC_OF or (kind in keys.VOLUME_KINDS) != bool(volume):
         return False
     try:
         if kind in (keys.LOCKER, keys.PINNER, keys.LEASER):
@@ -73,7 +76,7 @@ def _possible(key: bytes) -> bool:
             keys.reap_of(key)
         elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME, keys.CHECKPOINT, keys.DEVICE_ERA):
             key[keys.PREFIX_BYTES :].decode()
-        elif kind in _VOLUME_KINDS and len(key) < keys.NAME_AT:
+        elif kind in keys.VOLUME_KINDS and len(key) < keys.NAME_AT:
             return False
     except (struct.error, UnicodeDecodeError):
         return False
@@ -143,6 +146,22 @@ def _cluster(repairs: RepairTxn) -> None:
     if copy is not None:
         repairs.save_cluster(copy)
         repairs.note("cluster", "its row is taken from the copy of the last commit")
+
+
+def _misplaced(repairs: RepairTxn) -> None:
+    """Puts rows in the place that they name themselves; where another stands there, that one is right, and this one goes."""
+    for kind, own_key in OWN_KEY.items():
+        codec = CODEC_OF[kind]
+        for key, row in repairs.scan(keys.kind_range(0, kind), codec):
+            place = own_key(row)
+            if place == key:
+                continue
+            free = repairs.get(place, codec) is None
+            if free:
+                repairs.put(place, row, codec)
+            repairs.overlay.delete(key)
+            where = f"{codec.what} {key.hex()}"
+            repairs.note(where, f"moved to its own place, {place.hex()}" if free else f"removed: its own place, {place.hex()}, has a row")
 
 
 def _volumes(repairs: RepairTxn) -> None:

@@ -32,7 +32,7 @@ def connect(endpoint: str) -> socket.socket:
     if endpoint.startswith("/"):
         return sockets.connect_unix(Path(endpoint))
     _, host, port = split(endpoint)
-    sock = socket.create_connection((host, port), CLIENT_CONNECT_MS / 1_000)
+    sock = sockets.connect_tcp(host, port, CLIENT_CONNECT_MS / 1_000)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLIENT_STUCK_MS_MAX)

@@ -33,7 +33,7 @@ def split(endpoint: str) -> tuple[str, str, int]:
     """Returns (node, host, port) of an endpoint.  Raises ConnectionRefusedError for what is none."""
     node, at, address = endpoint.partition("@")
     host, _, port = address.rpartition(":")
-    if not (at and node and host and port.isdecimal() and int(port) < 1 << 16):
+    if not (at and node and host and port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16):
         raise ConnectionRefusedError(f"{endpoint} is not the path of a socket or the address of a node")
     return node, host.strip("[]"), int(port)
 

@@ -81,14 +81,17 @@ class RecallThread:
     def _run(self) -> None:
         while (item := self._queue.take()) is not None:
             try:
-                if isinstance(item, _Look):
-                    item.answer(self._shown_of(item.ino))
-                elif isinstance(item, tuple):
-                    self._handle(*item, 0)
-                else:
-                    item()
+                self._do(item)
             except Exception:
                 log.exception("a recall cannot be answered; the leader will end this session")
+
+    def _do(self, item: _Look | tuple[int, int, Done] | Callable[[], None]) -> None:
+        if isinstance(item, _Look):
+            item.answer(self._shown_of(item.ino))
+        elif isinstance(item, tuple):
+            self._handle(*item, 0)
+        else:
+            item()
 
     def _shown_of(self, ino: int) -> Shown | None:
         """None where our own code fails: the leader then recalls the lease.  No answer at all would end this session."""

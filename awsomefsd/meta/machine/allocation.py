@@ -24,7 +24,7 @@ from awsomefsd.meta.machine.attributes import drop_privileges
 from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.inodes import attr_of, save_new_contents
 from awsomefsd.meta.machine.ledger import put_inline
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, rows
 from awsomefsd.meta.state.lookups import NotKept, inode_of, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -76,7 +76,8 @@ def _zero(state: State, entry: Entry, volume: rows.VolumeRow, command: Fallocate
     if not row.inline:
         FileMap(state, volume, command.ino, row).clear(start, end, entry.index)
     elif row.stored_bytes > start:
-        data = state.read(keys.inline(command.volume, command.ino), rows.INLINE).data
+        data = history.inline(state, command.volume, command.ino)
+        assert data is not None, "an inode counts inline bytes that it does not have"
         rest = data[end:]  # without one nothing has to be kept: an inline row may be shorter than the file
         put_inline(state, volume, command.ino, row, data[:start] + (bytes(end - start) + rest if rest else b""))
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.limits import NUMBERS_JUMP
 from awsomefsd.base.types import SEGMENT_METADATA, SEGMENT_SEALED, SegmentInfo, is_node_mount
 from awsomefsd.meta.api.commands import (
     AdoptSegments,
@@ -43,7 +44,6 @@ from awsomefsd.meta.state.lookups import NotKept, RetryLater
 from awsomefsd.meta.state.rows_cache import State
 
 KEPT_SHARE = 8  # at most one in so many segments of a device
-NUMBERS_JUMP = 1 << 32  # sessions, epochs, incarnations: more than one lost future hands out
 INODES_JUMP = 1 << 24
 _NODE_BYTES_MAX = 64
 

@@ -25,7 +25,7 @@ from awsomefsd.meta.machine.inodes import attr_of, set_mtime
 from awsomefsd.meta.machine.ledger import put_inline
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, durable_lengths
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, rows
 from awsomefsd.meta.state.lookups import session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -86,8 +86,7 @@ def _commit_inode(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.
         return 0
     if step.lease and not write_leases.is_held(state, entry, volume, step.ino, step.lease):
         return errno.ENOLCK
-    inline = state.read(keys.inline(volume.volume, step.ino), rows.INLINE) if row.inline and row.stored_bytes else None
-    old = inline.data if inline is not None else b""
+    old = (history.inline(state, volume.volume, step.ino) or b"") if row.inline and row.stored_bytes else b""
     overtaken = _overtaken(row, step)
     end = max(row.size, step.size) if overtaken is None else min(overtaken, row.size)
     patched = old

@@ -21,7 +21,7 @@ from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetAbsent, SetDeviceEra
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.meta.machine import locality
+from awsomefsd.meta.machine import locality, pools
 from awsomefsd.meta.machine.device_numbers import number_of
 from awsomefsd.meta.machine.quota import device_bytes_unpromised
 from awsomefsd.meta.state import keys, rows
@@ -47,14 +47,15 @@ def grow(state: State, entry: Entry, command: GrowDevice) -> Reply:
     end = device.first_segment_offset + command.segments * device.segment_bytes
     if added < 0 or command.bytes < device.bytes or end > command.bytes:
         raise FsError(errno.EINVAL, f"device {device.device} has {device.bytes} bytes in {device.segments} segments; it can only grow")
-    if added:
+    if added and not device.pool:
         device.grown = [*device.grown, (device.segments, state.cluster.next_segment)]
         state.cluster.next_segment += added
     usable = usable_bytes(device.segment_bytes) * added
     device.bytes, device.segments = command.bytes, command.segments
     device.segments_free += added
-    state.cluster.total_bytes += usable
-    state.cluster.free_bytes += usable
+    if not device.pool:
+        state.cluster.total_bytes += usable
+        state.cluster.free_bytes += usable
     state.save_device(device)
     return Done()
 
@@ -72,6 +73,8 @@ def drain(state: State, entry: Entry, command: DrainDevice) -> Reply:
         device.draining = False
         raise
     state.save_device(device)
+    if device.pool:
+        pools.begin_walk(state, entry, device=device.device)
     return Done()
 
 
@@ -119,15 +122,16 @@ def remove(state: State, entry: Entry, command: RemoveDevice) -> Reply:
             raise FsError(errno.EBUSY, f"device {device.device} is in use; drain it first")
         if device.segments_free != device.segments:
             raise FsError(errno.ENOTEMPTY, f"{device.segments - device.segments_free} segments of device {device.device} are in use")
-        usable = usable_bytes(device.segment_bytes) * device.segments
+        usable = 0 if device.pool else usable_bytes(device.segment_bytes) * device.segments
         state.cluster.total_bytes -= usable
         state.cluster.free_bytes -= usable
         device.segments = device.segments_free = 0
         device.removed = True
     for _ in range(min(command.count, ROWS_REMOVED_MAX, device.unused_from)):
         device.unused_from -= 1
-        state.drop(keys.segment(number_of(device, device.unused_from)))
+        if not device.pool:
+            state.drop(keys.segment(number_of(device, device.unused_from)))
         state.txn.delete(keys.free(device.device, device.unused_from))
     state.save_device(device)
-    state.cluster.segment_bytes_max = max((one.segment_bytes for one in state.devices()), default=0)
+    state.cluster.segment_bytes_max = max((one.segment_bytes for one in state.devices() if not one.pool), default=0)
     return Made(device.unused_from)

@@ -21,7 +21,7 @@ from itertools import islice
 from awsomefsd.base.limits import FILE_BYTES_MAX, LAYOUT_COUNTED_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.base.types import Extent
 from awsomefsd.meta.machine.references import add_reference, drop_reference
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, keys, rows
 from awsomefsd.meta.state.extents import Piece
 from awsomefsd.meta.state.lookups import RetryLater
 from awsomefsd.meta.state.rows_cache import State
@@ -50,16 +50,10 @@ class FileMap:
         found: list[Piece] = []
         if not self._inode.extents or start >= end:
             return found
-        low, high = keys.extents_range(self.volume, self.ino)
-        first = keys.extent(self.volume, self.ino, start)
-        before = self._state.txn.last(low, first)
-        if before is not None:
-            offset, row = keys.last_u64(before[0]), rows.EXTENT.loads(before[1])
-            if offset + row.length > start:
-                found.append((offset, row))
-        last = keys.extent(self.volume, self.ino, end) if end < FILE_BYTES_MAX else high
-        scan = islice(self._state.txn.scan(first, last), count)
-        found.extend((keys.last_u64(key), rows.EXTENT.loads(raw)) for key, raw in scan)
+        before = history.extent_before(self._state, self.volume, self.ino, start)
+        if before is not None and before[0] + before[1].length > start:
+            found.append(before)
+        found.extend(islice(history.extents(self._state, self.volume, self.ino, start, end), count))
         return found
 
     def visible(self, start: int, end: int, count: int) -> tuple[list[Piece], int]:
@@ -92,7 +86,8 @@ class FileMap:
             return ""
         there: int | None
         if inode.extents <= LAYOUT_COUNTED_MAX:
-            there = len(self._state.keys_in(keys.extents_range(self.volume, self.ino), LAYOUT_COUNTED_MAX + 1))
+            offsets = history.extent_offsets(self._state.txn, self.volume, self.ino)
+            there = sum(1 for _ in islice(offsets, LAYOUT_COUNTED_MAX + 1))
         else:
             there = self._state.extent_counts.count(self.volume, self.ino)
         if there is None:
@@ -124,12 +119,8 @@ class FileMap:
         """Takes out a left neighbour that is of the same frame, and returns the two as one; None without such a neighbour."""
         if not piece[1].skip or self._trims or not self._inode.extents:
             return None  # a frame's first bytes have no left neighbour in it
-        low, _ = keys.extents_range(self.volume, self.ino)
-        before = self._state.txn.last(low, keys.extent(self.volume, self.ino, piece[0]))
-        if before is None:
-            return None
-        left = (keys.last_u64(before[0]), rows.EXTENT.loads(before[1]))
-        if not extents.joins(left, piece):
+        left = history.extent_before(self._state, self.volume, self.ino, piece[0])
+        if left is None or not extents.joins(left, piece):
             return None
         self.free(left)
         return extents.join(left, piece)
@@ -196,28 +187,28 @@ class FileMap:
     # --- places ---------------------------------------------------------------------------------------------------------
     def share(self, piece: Piece) -> Piece:
         """Marks a piece as one whose bytes others may hold too, and returns it."""
-        offset, row = piece
+        row = piece[1]
         if row.shared:
             return piece
         drop_reference(self._state, row)
         row.shared = True
         add_reference(self._state, row)
-        self._state.write(keys.extent(self.volume, self.ino, offset), row, rows.EXTENT)
+        history.mark_extent(self._state, self.volume, self.ino, piece)
         return piece
 
     def repoint(self, extent: Extent, places: list[Extent]) -> bool:
         """Makes an extent name the same bytes at other places, which is how collection moves data.  Returns False if it has changed.
 
-        Index and mark stay what they are: hidden pieces stay hidden, and of a shared place each owner is moved by a call of its own.
+        Index, mark and chapter stay what they are: hidden pieces stay hidden, of a shared place each owner is moved by a call of its own,
+        and no snapshot sees a change.
         """
-        raw = self._state.txn.get(keys.extent(self.volume, self.ino, extent.file_offset))
-        row = rows.EXTENT.loads(raw) if raw is not None else None
+        row = history.extent(self._state, self.volume, self.ino, extent.file_offset)
         if row is None or not row.segment or extents.extent_of(extent.file_offset, row) != extent:
             return False
         self.free((extent.file_offset, row))
         for place in places:
             offset, moved = extents.piece_of(place, row.index)
-            moved.shared = row.shared
+            moved.shared, moved.chapter = row.shared, row.chapter
             joined = self._join_left((offset, moved))
             self.add(joined if joined is not None else (offset, moved))
         return True
@@ -228,14 +219,8 @@ class FileMap:
 
     def add(self, piece: Piece) -> None:
         """Adds a piece where no other one is."""
-        offset, row = piece
-        put = self._state.txn.put
-        put(keys.extent(self.volume, self.ino, offset), rows.EXTENT.dumps(row))
-        if row.segment:
-            put(
-                keys.reverse(row.segment, row.frame_offset, self.volume, self.ino, offset),
-                rows.REVERSE.dumps(rows.ReverseRow(row.incarnation)),
-            )
+        row = piece[1]
+        history.put_extent(self._state, self.volume, self.ino, piece)
         add_reference(self._state, row)
         self._used.used_bytes += row.length
         self._state.save_volume(self._used)
@@ -265,10 +250,8 @@ def trims_of(state: State, volume: int, ino: int) -> Trims:
 
 def drop_extent(state: State, volume: rows.VolumeRow, ino: int, piece: Piece) -> None:
     """Deletes a piece with its reverse row and takes it from all totals but the inode's (which may be gone)."""
-    offset, row = piece
-    state.txn.delete(keys.extent(volume.volume, ino, offset))
-    if row.segment:
-        state.txn.delete(keys.reverse(row.segment, row.frame_offset, volume.volume, ino, offset))
+    row = piece[1]
+    history.drop_extent(state, volume.volume, ino, piece)
     drop_reference(state, row)
     volume.used_bytes -= row.length
     state.save_volume(volume)

@@ -96,7 +96,7 @@ class HolderLedger:
         """Its nlink says that it has a name again."""
 
     def end(self, state: State, entry: c.Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow) -> None:
-        state.drop(keys.inode(volume.volume, ino))
+        state.drop_inode(volume.volume, ino)
 
     def cut(self, state: State, entry: c.Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, size: int) -> None:
         """Inline bytes are as many as stored ones, and of a file cut to nothing the leader frees every extent, if they are not too many.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
+from itertools import islice
 
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.machine.filemap import SMALL_FILE_EXTENTS, FileMap, drop_extent
 from awsomefsd.meta.machine.inodes import tombstone
-from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.extents import Piece
+from awsomefsd.meta.state import history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -54,12 +54,10 @@ class LeaderLedger:
     def end(self, state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow) -> None:
         """Removes the inode; the extents of a large one are left to Reap."""
         number = volume.volume
-        txn = state.txn
         if row.xattrs:
-            for key in state.keys_in(keys.xattrs_range(number, ino)):
-                txn.delete(key)
+            history.drop_xattrs(state, number, ino)
         if row.inline and row.stored_bytes:
-            txn.delete(keys.inline(number, ino))
+            history.drop_inline(state, number, ino)
             volume.used_bytes -= row.stored_bytes
         if not stat.S_ISLNK(row.mode):
             drop_locks(state, number, ino)
@@ -71,9 +69,9 @@ class LeaderLedger:
         if row.extents > SMALL_FILE_EXTENTS:
             state.queue_reap(keys.reap(keys.REAP_INODE, number, ino, 0), rows.ReapRow())
         elif row.extents:
-            for piece in extents_of(state, number, ino, SMALL_FILE_EXTENTS):
+            for piece in list(islice(history.extents(state, number, ino), SMALL_FILE_EXTENTS)):
                 drop_extent(state, volume, ino, piece)
-        state.drop(keys.inode(number, ino))
+        state.drop_inode(number, ino)
         volume.used_inodes -= 1
         state.save_volume(volume)
         tombstone(state, entry, rows.TOMB_INODE, number, ino)
@@ -100,16 +98,6 @@ def _take_number(state: State, volume: rows.VolumeRow) -> int:
     return ino
 
 
-def extents_of(state: State, volume: int, ino: int, count: int) -> list[Piece]:
-    """Returns the first `count` extents of an inode, hidden or not."""
-    found: list[Piece] = []
-    for key, raw in state.txn.scan(*keys.extents_range(volume, ino)):
-        found.append((keys.last_u64(key), rows.EXTENT.loads(raw)))
-        if len(found) == count:
-            break
-    return found
-
-
 def _drop_lease(state: State, volume: int, ino: int) -> None:
     row: rows.LeaseRow | None = state.read(keys.lease(volume, ino), rows.LEASE)
     if row is not None:
@@ -132,17 +120,17 @@ def _cut_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeR
     """Cuts inline data.  Growth needs nothing: an inline row may be shorter than the file and reads as zeros behind its end."""
     if row.stored_bytes <= size:
         return
-    stored = state.read(keys.inline(volume.volume, ino), rows.INLINE)
-    put_inline(state, volume, ino, row, stored.data[:size])
+    stored = history.inline(state, volume.volume, ino)
+    assert stored is not None, "an inode counts inline bytes that it does not have"
+    put_inline(state, volume, ino, row, stored[:size])
 
 
 def put_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, data: bytes) -> None:
     """Makes `data` the inline data of an inode; the caller saves the inode."""
-    key = keys.inline(volume.volume, ino)
     if data:
-        state.write(key, rows.InlineRow(data), rows.INLINE)
+        history.put_inline(state, volume.volume, ino, data)
     elif row.stored_bytes:
-        state.txn.delete(key)
+        history.drop_inline(state, volume.volume, ino)
     if len(data) != row.stored_bytes:
         volume.used_bytes += len(data) - row.stored_bytes
         row.stored_bytes = len(data)

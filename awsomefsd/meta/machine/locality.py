@@ -4,7 +4,8 @@ A device is shared (every node sees it) or has a home node, the node it is in.  
 devices of one node; the first mount decides which, and the volume can be mounted where its devices are.  So no file ever has
 bytes that the node that serves it cannot reach, and space is promised only where it can be used.
 
-`home` of a volume: UNDECIDED, "" (shared devices, and those of a state that knew no homes), or the node.
+`home` of a volume: UNDECIDED, "" (shared devices, and those of a state that knew no homes), the node, or "pool N": the bays of a pool,
+which every node reaches (pools.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import is_pool
 from awsomefsd.meta.api.commands import UNDECIDED
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import NotKept
@@ -19,8 +21,15 @@ from awsomefsd.meta.state.rows_cache import State
 
 
 def of_device(device: rows.DeviceRow) -> str:
-    """Returns the home node of a device, "" for a shared one."""
+    """Returns the home node of a device, "" for a shared one; of a device in a pool what is the home of the pool's volumes."""
+    if device.pool:
+        return pool_home(device.pool)
     return "" if device.shared else device.home
+
+
+def pool_home(pool: int) -> str:
+    """Returns `home` of the volumes whose data is in a pool; no node is called so."""
+    return f"pool {pool}"
 
 
 def devices_of(state: State, home_node: str) -> list[rows.DeviceRow]:
@@ -35,7 +44,7 @@ def leasable(devices: list[rows.DeviceRow]) -> list[rows.DeviceRow]:
 
 def takes_data(device: rows.DeviceRow) -> bool:
     """Returns False for a device that is being drained, or that no node sees."""
-    return not device.draining and not device.absent
+    return not device.draining and not device.absent and not device.lost
 
 
 def check_present(devices: list[rows.DeviceRow]) -> None:
@@ -67,12 +76,14 @@ def settle(state: State, volume: rows.VolumeRow, node: str) -> None:
                 return
         if home_nodes:
             raise FsError(errno.ENXIO, f"node {node} sees no device; add one there with `awsomefsd device add`, or mount on another node")
-    elif volume.home not in ("", node):
+    elif volume.home not in ("", node) and not is_pool(volume.home):
         raise FsError(errno.ENXIO, f"the data of volume {volume.name} is on devices of node {volume.home}; mount it there")
 
 
 def check_shared(state: State, volume: rows.VolumeRow) -> None:
     """Raises FsError(ENXIO) unless every node that sees the shared devices can serve the volume."""
+    if is_pool(volume.home):
+        return
     if volume.home not in ("", UNDECIDED):
         raise FsError(errno.ENXIO, f"the data of volume {volume.name} is on devices of node {volume.home}; mount it there alone")
     if not devices_of(state, ""):
@@ -91,7 +102,8 @@ def of_session(state: State, session: rows.SessionRow) -> str:
 def is_uniform(state: State) -> bool:
     """Returns True if all devices are of one kind and take data, so that the cluster's totals are theirs."""
     devices = state.devices()
-    return len({of_device(device) for device in devices}) <= 1 and all(takes_data(device) for device in devices)
+    kinds = {of_device(device) for device in devices}
+    return len(kinds) <= 1 and not any(map(is_pool, kinds)) and all(takes_data(device) for device in devices)
 
 
 def reserved_bytes(state: State, home_node: str) -> int:
@@ -104,11 +116,11 @@ def reserved_bytes(state: State, home_node: str) -> int:
 def move_all(state: State, node: str) -> None:
     """Makes `node` the home node of all devices and volumes: after a recovery it is the only one, and has all devices."""
     for device in state.devices():
-        if not device.shared and device.home not in ("", node):
+        if not device.shared and not device.pool and device.home not in ("", node):
             device.home = node
             state.save_device(device)
     for number in range(1, state.cluster.next_volume):
         volume = state.volume(number)
-        if volume is not None and volume.home not in ("", UNDECIDED, node):
+        if volume is not None and volume.home not in ("", UNDECIDED, node) and not is_pool(volume.home):
             volume.home = node
             state.save_volume(volume)

@@ -24,6 +24,7 @@ from awsomefsd.meta.api.messages import Done, Failed, Reply
 from awsomefsd.meta.machine import (
     allocation,
     attributes,
+    bays,
     checkpoint_segments,
     commits,
     copy_range,
@@ -35,6 +36,7 @@ from awsomefsd.meta.machine import (
     mounts,
     names_elsewhere,
     nodes,
+    pools,
     quota,
     reaping,
     records,
@@ -51,7 +53,7 @@ from awsomefsd.meta.machine import (
 )
 from awsomefsd.meta.machine.ledger import LEADER
 from awsomefsd.meta.raft.types import MembershipAt
-from awsomefsd.meta.state import invariants, keys, rows
+from awsomefsd.meta.state import history, invariants, keys, rows
 from awsomefsd.meta.state.lookups import EpochEnded, NotKept, RetryLater
 from awsomefsd.meta.state.rows_cache import State
 from awsomefsd.meta.state.txn import Txn
@@ -109,6 +111,19 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.DropCa: nodes.drop_ca,
     c.SetCarries: nodes.set_carries,
     c.RaiseLevel: nodes.raise_level,
+    c.AddPoolDevice: pools.add_device,
+    c.AttachDevice: pools.attach,
+    c.SetDeviceState: pools.set_state,
+    c.SetSegmentServer: pools.set_server,
+    c.SetRedundancy: pools.set_redundancy,
+    c.NeedSegments: pools.need_segments,
+    c.SetPool: pools.set_pool,
+    c.LeaseBays: pools.lease,
+    c.PlanMirror: bays.plan_mirror,
+    c.MirrorMade: bays.mirror_made,
+    c.DropBays: bays.drop_bays,
+    c.BaysTrimmed: bays.trimmed,
+    c.BaysWrong: bays.wrong,
     c.MakeCsiVolume: csi_volumes.make,
     c.SetCsiVolume: csi_volumes.change,
     c.DropCsiVolume: csi_volumes.drop,
@@ -227,6 +242,11 @@ class Machine:
         self.state.evict()
         return copy_range.refusal(self.state, command)
 
+    def choose_bays(self, session: int, command: c.LeaseBays, draw: Callable[[int], int]) -> list[list[int]]:
+        """Returns the devices for each segment that a session asks for; fewer where there is no room for more."""
+        self.state.evict()
+        return pools.choose(self.state, session, command, draw)
+
     def reap_pending(self) -> bool:
         return reaping.pending(self.state)
 
@@ -265,10 +285,16 @@ class Machine:
         """Returns LeaseRow.changes of an inode, and True if another mount than `mount` made it more than `known`."""
         return leases.changes_since(self.state, volume, ino, mount, known)
 
-    def delegates_names(self, volume: int) -> bool:
-        """Returns True if mounts of the volume may decide names by themselves."""
+    def may_hold_names(self, volume: int, ino: int) -> bool:
+        """Returns True if a mount may have decided names or attributes of the inode: all may, or its holder began when all might.
+
+        A mount goes on as it began, and was granted inode numbers then.
+        """
         row = self.state.volume(volume)
-        return row is not None and row.names == NAMES_DELEGATED
+        if row is not None and row.names == NAMES_DELEGATED:
+            return True
+        session = self.state.session(leases.of_inode(self.state, volume, ino).session)
+        return session is not None and inode_grants.log_of(self.state, session.mount, volume) is not None
 
     def child(self, volume: int, parent: int, name: bytes) -> int:
         """Returns the inode of a name; 0 if there is none.  A directory's own parent has the name b".."."""
@@ -277,7 +303,7 @@ class Machine:
         if name == b"..":
             directory = self.state.inode(volume, parent)
             return 0 if directory is None else directory.parent
-        row: rows.DentryRow | None = self.state.read(keys.dentry(volume, parent, name), rows.DENTRY)
+        row = history.dentry(self.state, volume, parent, name)
         return 0 if row is None else row.ino
 
     def reader_cursors(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.base import Message
 from awsomefsd.meta.machine import volumes
 from awsomefsd.meta.machine.inodes import attr_of
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import history, rows
 from awsomefsd.meta.state.lookups import check_name, inode_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -38,7 +38,7 @@ def _directory(state: State, volume: int, ino: int) -> rows.InodeRow:
 def _lookup(state: State, body: m.Lookup) -> m.Reply:
     _directory(state, body.volume, body.parent)
     check_name(body.name)
-    dentry = state.read(keys.dentry(body.volume, body.parent, body.name), rows.DENTRY)
+    dentry = history.dentry(state, body.volume, body.parent, body.name)
     if dentry is None:
         raise FsError(errno.ENOENT)
     return m.Found(attr_of(dentry.ino, inode_of(state, body.volume, dentry.ino)))
@@ -56,16 +56,12 @@ def _get_parent(state: State, body: m.GetParent) -> m.Reply:
 def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
     directory = _directory(state, body.volume, body.ino)
     count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
-    found: list[Dirent] = []
-    end = True
-    for key, raw in state.txn.scan(*keys.cookies_after(body.volume, body.ino, max(body.after, 0))):
-        if len(found) == count:
-            end = False
-            break
-        row: rows.CookieRow = rows.COOKIE.loads(raw)
-        attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
-        found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
-    return m.Entries(found, end, directory.next_cookie - 1)
+    stored = history.cookies(state, body.volume, body.ino, max(body.after, 0), count + 1)
+    found = [
+        Dirent(row.name, row.ino, row.kind, cookie, attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None)
+        for cookie, row in stored[:count]
+    ]
+    return m.Entries(found, len(stored) <= count, directory.next_cookie - 1)
 
 
 def _read_link(state: State, body: m.ReadLink) -> m.Reply:
@@ -78,9 +74,9 @@ def _read_link(state: State, body: m.ReadLink) -> m.Reply:
 def _get_xattr(state: State, body: m.GetXattr) -> m.Reply:
     row = inode(state, body.volume, body.ino)
     if row.xattrs and len(body.name) <= XATTR_NAME_BYTES_MAX:
-        stored: rows.XattrRow | None = state.read(keys.xattr(body.volume, body.ino, body.name), rows.XATTR)
-        if stored is not None:
-            return m.Blob(stored.value)
+        value = history.xattr(state, body.volume, body.ino, body.name)
+        if value is not None:
+            return m.Blob(value)
     raise FsError(errno.ENODATA)
 
 
@@ -88,7 +84,7 @@ def _list_xattr(state: State, body: m.ListXattr) -> m.Reply:
     row = inode(state, body.volume, body.ino)
     if not row.xattrs:
         return m.Names([])
-    return m.Names([key[keys.NAME_AT :] for key in state.keys_in(keys.xattrs_range(body.volume, body.ino))])
+    return m.Names(history.xattr_names(state, body.volume, body.ino))
 
 
 QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {

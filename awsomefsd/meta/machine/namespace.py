@@ -26,7 +26,7 @@ from awsomefsd.meta.machine.inodes import (
     tombstone,
 )
 from awsomefsd.meta.machine.quota import check_inode_quota
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import history, rows
 from awsomefsd.meta.state.lookups import check_name, inode_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -45,7 +45,7 @@ def directory_of(state: State, volume: int, ino: int) -> rows.InodeRow:
 
 def find(state: State, volume: int, parent: int, name: bytes) -> rows.DentryRow | None:
     """Returns the dentry of a name, or None."""
-    return state.read(keys.dentry(volume, parent, name), rows.DENTRY)
+    return history.dentry(state, volume, parent, name)
 
 
 def find_existing(state: State, volume: int, parent: int, name: bytes) -> tuple[rows.DentryRow, rows.InodeRow]:
@@ -64,16 +64,13 @@ def add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.Ino
     cookie = row.next_cookie
     row.next_cookie = cookie + 1
     row.entries += 1
-    put = state.txn.put
-    put(keys.dentry(volume, parent, name), rows.DENTRY.dumps(rows.DentryRow(ino, kind, cookie, entry.stamp, entry.site)))
-    put(keys.cookie(volume, parent, cookie), rows.COOKIE.dumps(rows.CookieRow(ino, kind, name)))
+    history.add_name(state, volume, parent, name, rows.DentryRow(ino, kind, cookie, entry.stamp, entry.site))
 
 
 def drop_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow) -> None:
     """Deletes the two rows of a name; the caller saves the directory."""
     row.entries -= 1
-    state.txn.delete(keys.dentry(volume, parent, name))
-    state.txn.delete(keys.cookie(volume, parent, dentry.cookie))
+    history.drop_name(state, volume, parent, name, dentry.cookie)
     tombstone(state, entry, rows.TOMB_DENTRY, volume, parent, name)
 
 

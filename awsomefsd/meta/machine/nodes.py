@@ -364,7 +364,7 @@ def info(row: rows.NodeRow) -> m.NodeInfo:
     """Returns a node as queries show it, without what only the leader knows."""
     return m.NodeInfo(
         row.node, row.name, row.role, row.state, row.control, row.metadata, row.labels, row.joined_ms, row.version, row.level,
-        row.carries, row.changed_ms, row.key,
+        row.carries, row.changed_ms, row.key, segments=row.segments,
     )  # fmt: skip
 
 

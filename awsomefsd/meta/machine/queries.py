@@ -5,25 +5,28 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import LAYOUT_EXTENTS_MAX, ORPHANS_PER_LOOK_MAX
-from awsomefsd.base.types import NAMES_DELEGATED, DeviceInfo, SegmentInfo, SessionInfo
+from awsomefsd.base.types import NAMES_DELEGATED, DeviceInfo, SegmentInBays, SessionInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.base import Message
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.api.messages.csi import GetClaims, GetCsiVolumes
-from awsomefsd.meta.api.messages.devices import GetQuarantine, ReportDevices
+from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, ReportDevices
 from awsomefsd.meta.api.messages.nodes import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
+from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
 from awsomefsd.meta.machine import (
+    bays,
     checkpoint_segments,
     csi_volumes,
     devices,
     locks,
     name_queries,
     nodes,
+    pool_queries,
     quarantine,
     quota,
     relocation,
@@ -35,7 +38,7 @@ from awsomefsd.meta.machine import (
 )
 from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.machine import Machine
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -57,10 +60,10 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
     if not stat.S_ISREG(row.mode):
         raise FsError(errno.EINVAL)
     if row.inline:
-        stored = state.read(keys.inline(body.volume, body.ino), rows.INLINE) if row.stored_bytes else None
-        if (0 if stored is None else len(stored.data)) != row.stored_bytes:
+        data = (history.inline(state, body.volume, body.ino) or b"") if row.stored_bytes else b""
+        if len(data) != row.stored_bytes:
             raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: its inline data is not what was stored; run awsomefsd fsck")
-        return m.Layout(row.size, [], [], b"" if stored is None else stored.data, body.end)
+        return m.Layout(row.size, [], [], data, body.end)
     volume = volumes.existing(state, body.volume)
     wanted_end = min(body.end, row.size)
     filemap, start = FileMap(state, volume, body.ino, row), max(body.start, 0)
@@ -74,11 +77,16 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
     return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
 
 
-def _segment(state: State, number: int) -> SegmentInfo:
+def _segment(state: State, number: int) -> SegmentInBays:
     row = segments.find(state, number)
     if row is None:
         raise FsError(errno.ENOENT, f"no segment {number}")
-    return segments.describe(state, row)
+    return _told(state, row)
+
+
+def _told(state: State, row: rows.SegmentRow) -> SegmentInBays:
+    """Returns a segment as Segments and Layout say it."""
+    return cast(SegmentInBays, segments.describe(state, row))
 
 
 def _get_statfs(state: State, body: m.GetStatFs) -> m.Reply:
@@ -94,7 +102,7 @@ def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
 
 
 def _get_own_segments(state: State, body: m.GetOwnSegments) -> m.Reply:
-    return m.Segments([segments.describe(state, row) for row in checkpoint_segments.kept(state)])
+    return m.Segments([_told(state, row) for row in checkpoint_segments.kept(state)])
 
 
 def _get_checkpoints(state: State, body: m.GetCheckpoints) -> m.Reply:
@@ -123,6 +131,12 @@ def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
     )
 
 
+def _address_of(state: State, node: str) -> str:
+    """Returns where the segment server of a node is reached; "" if nowhere."""
+    row = nodes.find(state, node) if node else None
+    return row.segments if row is not None else ""
+
+
 def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
     return m.Devices(
         [
@@ -140,6 +154,11 @@ def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
                 row.draining,
                 devices.era_of(state, row.uuid),
                 row.absent,
+                row.pool,
+                row.device_class,
+                row.server,
+                row.lost,
+                _address_of(state, row.server),
             )
             for row in state.devices()
         ]
@@ -182,6 +201,10 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     m.GetDevices: _get_devices,
     ReportDevices: _get_devices,
     GetQuarantine: quarantine.listing,
+    GetBays: bays.get_bays,
+    GetPool: pool_queries.get_pool,
+    GetNeeds: pool_queries.get_needs,
+    GetStaleBays: pool_queries.get_stale,
     m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,

@@ -19,11 +19,11 @@ import errno
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SEGMENTS_RESERVED
 from awsomefsd.base.rule_levels import MENDED_RULES
-from awsomefsd.base.types import SEGMENT_LEASED, StatFs
+from awsomefsd.base.types import SEGMENT_LEASED, StatFs, is_pool
 from awsomefsd.meta.api.commands import Entry, Reserve
 from awsomefsd.meta.api.messages import Reply, Reserved
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.meta.machine import locality
+from awsomefsd.meta.machine import locality, pool_space
 from awsomefsd.meta.machine.segments import segments_of
 from awsomefsd.meta.state import rows
 from awsomefsd.meta.state.lookups import NotKept, session_of, volume_of
@@ -46,13 +46,19 @@ def device_bytes_unpromised(state: State, session: int, home_node: str) -> int:
     room = 0
     if session:
         for row in segments_of(state, session):
+            if row.bays:
+                room += max(0, usable_bytes(row.bytes) - row.committed_bytes)
+                continue
             device = state.device(row.device)
             if row.state == SEGMENT_LEASED and locality.takes_data(device):
                 room += max(0, usable_bytes(device.segment_bytes) - row.committed_bytes)
     if locality.is_uniform(state):
         return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
     devices = locality.leasable(locality.devices_of(state, home_node))
-    free = sum(device.segments_free * usable_bytes(device.segment_bytes) for device in devices)
+    if is_pool(home_node):
+        free = pool_space.free_bytes(state, devices, home_node)
+    else:
+        free = sum(device.segments_free * usable_bytes(device.segment_bytes) for device in devices)
     return free + room - locality.reserved_bytes(state, home_node) - kept_for(cluster.allocated_bytes)
 
 
@@ -153,6 +159,8 @@ def _total_bytes(state: State, home_node: str) -> int:
     if locality.is_uniform(state):
         return state.cluster.total_bytes
     devices = locality.leasable(locality.devices_of(state, home_node))
+    if is_pool(home_node):
+        return pool_space.total_bytes(state, devices, home_node)
     return sum(device.segments * usable_bytes(device.segment_bytes) for device in devices)
 
 

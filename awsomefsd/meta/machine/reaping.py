@@ -6,15 +6,16 @@ its progress in its row or in what it deletes, so a crash between two entries re
 
 from __future__ import annotations
 
-from awsomefsd.base.limits import REAP_EXTENTS_PER_ENTRY
+from itertools import islice
+
+from awsomefsd.base.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.meta.api.commands import Entry, Reap
 from awsomefsd.meta.api.messages import Done, Reply
 from awsomefsd.meta.machine import stream_readers
 from awsomefsd.meta.machine.filemap import FileMap, drop_extent
-from awsomefsd.meta.machine.ledger import extents_of
 from awsomefsd.meta.machine.segments import forget_ended
 from awsomefsd.meta.machine.sessions import end_rest, has_rest
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -41,7 +42,7 @@ def _reap_inode(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budge
     _, number, ino, _ = keys.reap_of(key)
     volume = state.volume(number)
     assert volume is not None
-    pieces = extents_of(state, number, ino, budget)
+    pieces = list(islice(history.extents(state, number, ino), budget))
     for piece in pieces:
         drop_extent(state, volume, ino, piece)
     if len(pieces) < budget:
@@ -54,14 +55,7 @@ def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget
     _, number, ino, index = keys.reap_of(key)
     volume, inode = state.volume(number), state.inode(number, ino)
     assert volume is not None and inode is not None, "a trim of an inode that is gone"
-    _, high = keys.extents_range(number, ino)
-    if row.end:
-        high = keys.extent(number, ino, row.end)
-    pieces = []
-    for found, raw in state.txn.scan(keys.extent(number, ino, row.start), high):
-        pieces.append((keys.last_u64(found), rows.EXTENT.loads(raw)))
-        if len(pieces) == budget:
-            break
+    pieces = list(islice(history.extents(state, number, ino, row.start, row.end or FILE_BYTES_MAX), budget))
     filemap = FileMap(state, volume, ino, inode)
     for piece in pieces:
         if piece[1].index <= index:
@@ -91,23 +85,16 @@ def _reap_volume(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budg
     number = keys.reap_of(key)[1]
     volume = state.volume(number)
     assert volume is not None
-    pieces = []
-    for found, raw in state.txn.scan(*keys.kind_range(number, keys.EXTENT)):
-        pieces.append((keys.first_u64(found), (keys.last_u64(found), rows.EXTENT.loads(raw))))
-        if len(pieces) == budget:
-            break
+    pieces = list(islice(history.extents_of_volume(state, number), budget))
     for ino, piece in pieces:
         drop_extent(state, volume, ino, piece)
     if len(pieces) == budget:
         return budget
-    state.evict_volume(number)
-    rest = state.keys_in(keys.volume_range(number), budget - len(pieces))
-    for found in rest:
-        state.txn.delete(found)
-    if len(pieces) + len(rest) < budget:
+    rest = history.drop_rows_of(state, number, budget - len(pieces))
+    if len(pieces) + rest < budget:
         state.drop(keys.volume(number))
         state.unqueue_reap(key)
-    return max(1, len(pieces) + len(rest))
+    return max(1, len(pieces) + rest)
 
 
 _STEPS = {

@@ -16,17 +16,18 @@ that are gone, of deleted volumes, and hidden ones are not in its answers: Reap 
 from __future__ import annotations
 
 import errno
+from typing import cast
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import EXTENTS_PER_COMMIT_MAX, EXTENTS_PER_INODE_MAX
-from awsomefsd.base.types import SEGMENT_SEALED
+from awsomefsd.base.types import SEGMENT_SEALED, SegmentInBays
 from awsomefsd.meta.api.commands import Entry, Relocate, Relocation
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece, Pieces, Relocated, Sparse
 from awsomefsd.meta.machine import locality
 from awsomefsd.meta.machine.filemap import FileMap, hidden, trims_of
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, describe, durable_lengths
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, keys
 from awsomefsd.meta.state.extents import Piece
 from awsomefsd.meta.state.lookups import session_of
 from awsomefsd.meta.state.rows_cache import State
@@ -88,7 +89,7 @@ def sparse(state: State, body: GetSparse) -> Reply:
     segments = [row for key in found_keys[:count] if (row := state.segment(keys.last_u64(key))) is not None]
     absent = {device.device for device in state.devices() if device.absent}
     sealed = [row for row in segments if row.state == SEGMENT_SEALED and row.live_bytes]
-    found = [describe(state, row) for row in sealed if row.device not in absent]
+    found = [cast(SegmentInBays, describe(state, row)) for row in sealed if row.device not in absent]
     devices = locality.leasable(state.devices())
     return Sparse(found, after, sum(row.segments_free for row in devices), sum(row.segments for row in devices))
 
@@ -103,8 +104,8 @@ def pieces(state: State, body: GetPieces) -> Reply:
         _, frame_offset, volume, ino, offset = keys.reverse_of(key)
         if number == count:
             return Pieces(found, (frame_offset, volume, ino, offset))
-        raw = state.txn.get(keys.extent(volume, ino, offset))
-        if raw is not None and (seen := _live_pieces(state, volume, ino, [(offset, rows.EXTENT.loads(raw))])):
+        row = history.extent(state, volume, ino, offset)
+        if row is not None and (seen := _live_pieces(state, volume, ino, [(offset, row)])):
             found += seen
     return Pieces(found)
 

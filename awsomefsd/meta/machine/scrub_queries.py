@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
+from typing import cast
 
-from awsomefsd.base.types import ROOT_INO, SEGMENT_FREE
+from awsomefsd.base.types import ROOT_INO, SEGMENT_FREE, SegmentInBays
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
 from awsomefsd.meta.machine.segments import describe
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import history, keys
 from awsomefsd.meta.state.rows_cache import State
 
 ROWS_READ_MAX = 1_024
@@ -22,7 +23,8 @@ def live_segments(state: State, body: GetLiveSegments) -> Reply:
     found_keys = state.keys_in((keys.segment(body.start), end), count + 1)
     after = keys.last_u64(found_keys[count]) if len(found_keys) > count else 0
     segments = [row for key in found_keys[:count] if (row := state.segment(keys.last_u64(key))) is not None]
-    return LiveSegments([describe(state, row) for row in segments if row.state != SEGMENT_FREE and row.live_bytes], after)
+    found = [describe(state, row) for row in segments if row.state != SEGMENT_FREE and row.live_bytes]
+    return LiveSegments(cast(list[SegmentInBays], found), after)
 
 
 def names(state: State, body: GetNames) -> Reply:
@@ -31,14 +33,9 @@ def names(state: State, body: GetNames) -> Reply:
     row = state.inode(body.volume, body.ino)
     if row is None or body.ino == ROOT_INO:
         return NamePage([], b"")
-    start, end = keys.kind_range(body.volume, keys.DENTRY)
-    if stat.S_ISDIR(row.mode):
-        start, end = keys.dentry(body.volume, row.parent, b""), keys.dentry(body.volume, row.parent + 1, b"")
-    if body.after:
-        start = max(start, body.after + b"\0")
+    parent = row.parent if stat.S_ISDIR(row.mode) else 0
     found: list[tuple[int, bytes]] = []
-    for number, (key, raw) in enumerate(state.txn.scan(start, end), 1):
-        dentry: rows.DentryRow = rows.DENTRY.loads(raw)
+    for number, (key, dentry) in enumerate(history.dentries(state, body.volume, parent, body.after), 1):
         if dentry.ino == body.ino:
             found.append((keys.first_u64(key), key[keys.NAME_AT :]))
         if number == count:

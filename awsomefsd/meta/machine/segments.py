@@ -1,6 +1,6 @@
 """Segments and devices: FREE -> LEASED -> SEALED -> FREE, with QUARANTINED between LEASED and SEALED where late writes may land.
 
-METADATA ones are checkpoint_segments.py's.
+METADATA ones are checkpoint_segments.py's, and what is different of segments in bays of a pool bays.py's.
 
 A segment lease starts a new incarnation, so an extent that names (segment, incarnation) can never mean a later use of the same place.  A
 sealed segment without live bytes is freed by the entry that took the last one; the index of that entry is kept, and it is leased again
@@ -23,11 +23,20 @@ import errno
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SEGMENT_REST_SHARE, SEGMENTS_PER_SESSION_MAX
 from awsomefsd.base.rule_levels import DELEGATION, MENDED_RULES
-from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import (
+    SEGMENT_FREE,
+    SEGMENT_LEASED,
+    SEGMENT_QUARANTINED,
+    SEGMENT_SEALED,
+    Extent,
+    SegmentInfo,
+    SegmentProgress,
+    is_pool,
+)
 from awsomefsd.meta.api.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
 from awsomefsd.meta.api.messages import Done, Made, Reply, SegmentsLeased
 from awsomefsd.meta.api.space import FOOTER_SHARE, usable_bytes
-from awsomefsd.meta.machine import locality
+from awsomefsd.meta.machine import bays, locality
 from awsomefsd.meta.machine.device_numbers import index_of, number_of
 from awsomefsd.meta.machine.quarantine import leasable_count
 from awsomefsd.meta.state import invariants, keys, rows
@@ -38,6 +47,8 @@ from awsomefsd.meta.state.rows_cache import State
 
 def describe(state: State, row: rows.SegmentRow) -> SegmentInfo:
     """Returns a segment as queries show it; its offset is in bytes on the device."""
+    if row.bays:
+        return bays.describe(row)
     device = state.device(row.device)
     return SegmentInfo(
         row.segment,
@@ -105,6 +116,8 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.EINVAL, "no segments asked for")
     if count <= 0:
         raise FsError(errno.EDQUOT, f"session {session.session} holds {session.segments_leased} segments already")
+    if session.volume and is_pool(locality.of_session(state, session)):
+        raise FsError(errno.EINVAL, "the data of this volume is in bays of a pool, which LeaseBays leases")
     if session.volume:
         devices = locality.devices_of(state, locality.of_session(state, session))
     elif not command.like:
@@ -227,11 +240,13 @@ def check_progress(state: State, session: int, step: SegmentProgress) -> rows.Se
     row = state.segment(step.segment)
     if row is None or row.state != SEGMENT_LEASED or row.session != session or row.incarnation != step.incarnation:
         raise FsError(errno.ESTALE, f"segment {step.segment} incarnation {step.incarnation} is not leased to session {session}")
-    device = state.device(row.device)
-    if not 0 <= step.committed_bytes <= device.segment_bytes:
+    segment_bytes = row.bytes or state.device(row.device).segment_bytes
+    if not 0 <= step.committed_bytes <= segment_bytes:
         raise FsError(errno.EINVAL, f"segment {step.segment}: {step.committed_bytes} bytes do not fit")
-    if step.sealed and not 0 <= step.footer_offset <= step.footer_offset + step.footer_bytes <= device.segment_bytes:
+    if step.sealed and not 0 <= step.footer_offset <= step.footer_offset + step.footer_bytes <= segment_bytes:
         raise FsError(errno.EINVAL, f"segment {step.segment}: footer outside")
+    if row.bays:
+        bays.check_progress(row, step)
     return row
 
 
@@ -268,12 +283,14 @@ def advance(state: State, row: rows.SegmentRow, step: SegmentProgress) -> None:
         row.committed_bytes = row.footer_offset  # as it was before it was leased: its rest is still one
     else:
         row.committed_bytes = max(row.committed_bytes, step.committed_bytes)
+    if row.bays:
+        bays.advance(row, step)
     state.save_segment(row)
     if step.sealed:
         row.footer_offset, row.footer_bytes = step.footer_offset, step.footer_bytes
         _end_lease(state, row)
         seal(state, row)
-        if state.acts_at(MENDED_RULES) and has_rest(row, state.device(row.device).segment_bytes):
+        if state.acts_at(MENDED_RULES) and not row.bays and has_rest(row, state.device(row.device).segment_bytes):
             state.txn.put(keys.begun(row.device, row.index), rows.MARK)
 
 
@@ -288,6 +305,8 @@ def seal(state: State, row: rows.SegmentRow) -> None:
     """Makes a LEASED or QUARANTINED segment SEALED (and FREE at the end of the entry if nothing in it lives)."""
     state.txn.delete(keys.held(row.session, row.segment))
     row.state, row.session, row.worker = SEGMENT_SEALED, 0, 0
+    if row.bays:
+        bays.sealed(state, row)
     state.save_segment(row)
     state.maybe_dead.add(row.segment)
 
@@ -297,7 +316,7 @@ def end_leases(state: State, session: int, *, exited: bool) -> None:
     for row in segments_of(state, session):
         if row.state == SEGMENT_LEASED:
             _end_lease(state, row)
-            if exited:
+            if exited or row.bays:  # late writes to bays do no harm
                 seal(state, row)
             else:
                 row.state = SEGMENT_QUARANTINED
@@ -354,6 +373,9 @@ def free_dead(state: State, index: int) -> None:
         assert row is not None
         if row.state != SEGMENT_SEALED or row.live_bytes:
             continue
+        if row.bays:
+            bays.free_dead(state, row, index)
+            continue
         device = state.device(row.device)
         state.txn.delete(keys.begun(row.device, row.index))
         row.state, row.freed_index = SEGMENT_FREE, index
@@ -370,6 +392,9 @@ def assert_devices(state: State) -> None:
     """Raises AssertionError if the segments of a device that the entry has saved do not add up.  Only tests call it (invariants.py)."""
     for number in sorted(state.devices_saved):
         device = state.device(number)
-        if not device.removed:  # the rows of a removed one go a few an entry
+        if device.pool:
+            found = [rows.BAY.loads(raw) for _, raw in state.txn.scan(*keys.bays_range(number))]
+            invariants.assert_pool_device(device, found)
+        elif not device.removed:  # the rows of a removed one go a few an entry
             invariants.assert_device_total(device, [state.segment(number_of(device, index)) for index in range(device.unused_from)])
     state.devices_saved.clear()

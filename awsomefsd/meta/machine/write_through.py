@@ -25,7 +25,7 @@ from awsomefsd.meta.machine.inodes import attr_of, save_new_contents
 from awsomefsd.meta.machine.ledger import put_inline
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, durable_lengths
-from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state import extents, history, rows
 from awsomefsd.meta.state.lookups import EpochEnded, NotKept, inode_of, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -85,8 +85,8 @@ def _check(state: State, command: WriteData, row: rows.InodeRow, start: int) -> 
         raise FsError(errno.EINVAL)
     if start + command.length > FILE_BYTES_MAX or row.extents + len(command.extents) > EXTENTS_PER_INODE_MAX:
         raise FsError(errno.EFBIG)
-    stored = state.read(keys.inline(command.volume, command.ino), rows.INLINE) if row.inline and row.stored_bytes else None
-    if (stored.data if stored is not None else b"") != command.inline:
+    stored = history.inline(state, command.volume, command.ino) if row.inline and row.stored_bytes else None
+    if (stored or b"") != command.inline:
         raise NotKept(errno.EAGAIN, "the inline data of the file is not what the writer saw")
     if command.inline and not extents.covers(command.extents, len(command.inline)):
         raise FsError(errno.EINVAL, "the extents do not take over the inline data")

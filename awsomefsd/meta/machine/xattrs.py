@@ -17,7 +17,7 @@ from awsomefsd.meta.api import acl
 from awsomefsd.meta.api.commands import XATTR_CREATE, XATTR_REPLACE, Entry, RemoveXattr, SetXattr
 from awsomefsd.meta.api.messages import Found, Reply
 from awsomefsd.meta.machine.inodes import attr_of, save_changed
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import history, rows
 from awsomefsd.meta.state.lookups import inode_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -27,8 +27,7 @@ CAPABILITY = b"security.capability"
 # --- rows ---------------------------------------------------------------------------------------------------------------
 def read(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -> bytes | None:
     """Returns the value of an attribute, or None."""
-    stored = state.read(keys.xattr(volume, ino, name), rows.XATTR) if row.xattrs else None
-    return None if stored is None else bytes(stored.value)
+    return history.xattr(state, volume, ino, name) if row.xattrs else None
 
 
 def check_room(row: rows.InodeRow, name: bytes, old: bytes | None, value: bytes) -> None:
@@ -40,7 +39,7 @@ def check_room(row: rows.InodeRow, name: bytes, old: bytes | None, value: bytes)
 
 def put(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes, old: bytes | None, value: bytes) -> None:
     """Writes an attribute whose value was `old` (None: it is new).  The caller saves the inode."""
-    state.write(keys.xattr(volume, ino, name), rows.XattrRow(value), rows.XATTR)
+    history.put_xattr(state, volume, ino, name, value)
     row.xattr_bytes += len(value) - (len(old) if old is not None else -len(name))
     row.xattrs += old is None
     if name == consistency.XATTR:
@@ -52,7 +51,7 @@ def drop(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -
     old = read(state, volume, ino, row, name)
     if old is None:
         return False
-    state.txn.delete(keys.xattr(volume, ino, name))
+    history.drop_xattr(state, volume, ino, name)
     row.xattr_bytes -= len(name) + len(old)
     row.xattrs -= 1
     if name == consistency.XATTR:

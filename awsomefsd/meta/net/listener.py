@@ -19,6 +19,7 @@ from collections.abc import Callable
 from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS, PORT_QUEUE
 from awsomefsd.base.sources import gives_place
 from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
+from awsomefsd.config import ports
 from awsomefsd.meta.net.connection import Wire, prepare
 from awsomefsd.meta.net.traffic import Tally
 
@@ -45,9 +46,12 @@ class MetadataPort:
 
     @classmethod
     def listen(cls, at: tuple[str, int], tls: TlsNow | None) -> MetadataPort:
-        """Returns a port that listens at (host, port).  Raises OSError."""
+        """Returns a port that listens at (host, port).  Raises OSError, which names the setting and who has the port."""
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
-        listener = socket.create_server(at, family=family, backlog=PORT_QUEUE)
+        try:
+            listener = socket.create_server(at, family=family, backlog=PORT_QUEUE)
+        except OSError as err:
+            raise OSError(err.errno, ports.taken("metadata.listen", f"{at[0]}:{at[1]}", err)) from err
         try:
             return cls(listener, tls)
         except BaseException:

@@ -6,10 +6,11 @@ waits for anything but the disk: each reads the rows as the store shows them, wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.base.types import Lock
-from awsomefsd.meta.api.commands import CopyRange, Entry, SetLock
+from awsomefsd.meta.api.commands import CopyRange, Entry, LeaseBays, SetLock
 from awsomefsd.meta.api.messages import Failed, Reply
 from awsomefsd.meta.raft.types import MembershipAt
 from awsomefsd.meta.state.rows import DeviceRow, NodeRow
@@ -91,12 +92,15 @@ class AppliedLeases(Protocol):
     def child(self, volume: int, parent: int, name: bytes) -> int:
         """The inode of a name; 0 if there is none.  A directory's own parent has the name b".."."""
 
-    def delegates_names(self, volume: int) -> bool:
-        """True if mounts of the volume may decide names by themselves."""
+    def may_hold_names(self, volume: int, ino: int) -> bool:
+        """True if a mount may have decided names or attributes of the inode, which the state does not have yet."""
 
 
 class AppliedFiles(Protocol):
     """Where the bytes of files lie."""
+
+    def choose_bays(self, session: int, command: LeaseBays, draw: Callable[[int], int]) -> list[list[int]]:
+        """Returns the devices for each segment that a session asks for."""
 
     def copy_refusal(self, command: CopyRange) -> Failed | None:
         """Why a copy must not be proposed now: rows of its source are gone, or still being counted; None if it may be."""

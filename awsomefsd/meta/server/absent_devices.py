@@ -74,7 +74,13 @@ class AbsentDevices:
 
 
 def _is_away(device: DeviceRow, fresh: Container[str], serving: set[str]) -> bool:
-    """Returns True if nobody can have a device open that no report finds well.  `serving`: nodes with sessions that live."""
+    """Returns True if nobody can have a device open that no report finds well.  `serving`: nodes with sessions that live.
+
+    A device of a pool is open in a segment server alone, and no session of its node says anything about that.  A server that goes on
+    without its daemon goes on, and nothing new is begun there; before the device is called lost the server itself is asked.
+    """
+    if device.pool:
+        return True
     if device.shared or not device.home:
         return all(node in fresh for node in serving)
     return device.home in fresh or device.home not in serving

@@ -21,12 +21,13 @@ FOLLOW_WAIT_MS_MAX = 60_000
 
 
 class StreamGap(Error):
-    """Entries behind this cursor are dropped: the reader must take a full copy and start from there."""
+    """Entries behind this cursor are dropped, or it is behind the newest one: the reader must take a full copy and start from there."""
 
     status = "OUT_OF_RANGE"
 
-    def __init__(self, cursor: int, first_kept: int) -> None:
-        super().__init__(f"entries after {cursor} were asked for, the oldest kept is {first_kept}: the reader must resynchronise")
+    def __init__(self, cursor: int, first_kept: int, last: int) -> None:
+        kept = f"the newest is {last}" if cursor > last else f"the oldest kept is {first_kept}"
+        super().__init__(f"entries after {cursor} were asked for, {kept}: the reader must resynchronise")
         self.cursor = cursor
         self.first_kept = first_kept
 
@@ -46,7 +47,7 @@ def changes(reply: Changes, after: int) -> list[Entry]:
     Raises StreamGap if some are dropped (or the log was replaced by a shorter one), Corrupt for what cannot follow the cursor.
     """
     if after + 1 < reply.first_kept or after > reply.last:
-        raise StreamGap(after, reply.first_kept)
+        raise StreamGap(after, reply.first_kept, reply.last)
     entries = [decode(raw) for raw in reply.entries]
     for number, entry in enumerate(entries, after + 1):
         if entry.index != number:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from random import Random
 
 from msgspec.structs import replace
 
@@ -36,10 +37,12 @@ from awsomefsd.meta.api.commands import (
     Entry,
     KeepForCheckpoint,
     KeepSegments,
+    LeaseBays,
     LeaseSegments,
     OpenCollector,
     OpenSession,
     OpenShared,
+    PlanMirror,
     Reap,
     ReleaseLease,
     ReleaseOrphan,
@@ -66,6 +69,7 @@ from awsomefsd.meta.api.messages import (
 )
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import GetNode, ListNodes, NodeReport
+from awsomefsd.meta.api.messages.pools import GetPool, Pool
 from awsomefsd.meta.net.traffic import Asked
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
 from awsomefsd.meta.replica.replica import Replica
@@ -118,7 +122,7 @@ class Leader:
         self._renewals = Renewals(session_ttl_ms)
         self._waiters = LockWaiters()
         self._locks = LockWaits(self._waiters, replica, self._proposer, self._reads)
-        self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns)
+        self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns, clocks.wall_ns)
         self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns, self._query)
         self._space = SpaceRecalls()
         self._absent = AbsentDevices(replica, self._requests.sightings, self._proposer)
@@ -140,7 +144,7 @@ class Leader:
             Cancel: self._locks.cancel,
             Follow: lambda request: self._requests.follow(request, _RETRY),
             GetStatus: self._status,
-            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices), self._read_and_complete),
+            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices, GetPool), self._read_and_complete),
             Hello: self._hello,
             **self._requests.handlers(),
             **self._leases.handlers(),
@@ -403,11 +407,17 @@ class Leader:
         if isinstance(command, CopyRange) and (damage := self._damage_of(command)) is not None:
             request.answer(damage)
             return
-        if isinstance(command, (LeaseSegments, KeepSegments, KeepForCheckpoint)):
-            applied = self._replica.machine.applied_index
-            safe = min(self._renewals.safe_index(applied), self._replica.checkpoint_progress.safe_index(applied))
-            command = replace(command, safe_index=safe)
+        if isinstance(command, (LeaseSegments, LeaseBays, PlanMirror, KeepSegments, KeepForCheckpoint)):
+            command = replace(command, safe_index=self._safe_index())
+        if isinstance(command, LeaseBays):  # the leader alone chooses, whatever a client says
+            draw = Random(self._replica.machine.applied_index).randrange
+            command = replace(command, ensembles=self._replica.machine.choose_bays(body.session, command, draw))
         self._proposer.enter(request, Propose(unique, body.session, body.epoch, acks, command))
+
+    def _safe_index(self) -> int:
+        """Returns the last entry whose freeing no session and no checkpoint on a device goes back before; wakes who writes the latter."""
+        applied = self._replica.machine.applied_index
+        return min(self._renewals.safe_index(applied), self._replica.checkpoint_progress.safe_index(applied))
 
     def _damage_of(self, command: CopyRange) -> Failed | None:
         return self._replica.machine.copy_refusal(command)
@@ -494,11 +504,16 @@ class Leader:
             if self._leases.active and self._leases.park_if_buffered(request):
                 return
             reply = self._leases.hide_buffered(request, self._query(body)) if self._leases.active else self._query(body)
-            request.answer(self._requests.complete(request, reply))
+            reply = self._requests.complete(request, reply)
+            request.answer(self._with_safe_index(reply) if isinstance(reply, Pool) else reply)
         elif body.session in self._proposals.ending:
             self._reads.park(request)
         else:
             request.answer(Done() if self._extend(body) else Failed(errno.ESTALE, "the session has ended"))
+
+    def _with_safe_index(self, pool: Pool) -> Pool:
+        """Says what may be trimmed, where there is something to trim: no checkpoint is hurried for nothing."""
+        return replace(pool, safe_index=self._safe_index()) if any(device.stale for device in pool.devices) else pool
 
     def _read_and_complete(self, request: AnyRequest) -> None:
         if self._reads.confirm_now():

@@ -19,17 +19,20 @@ from awsomefsd.meta.server.proposals import BatchProposer
 
 
 class NodeReports:
-    def __init__(self, replica: Replica, proposer: BatchProposer, monotonic_ns: Callable[[], int]) -> None:
+    def __init__(self, replica: Replica, proposer: BatchProposer, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int]) -> None:
         self._replica = replica
         self._monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
         self._proposer = proposer
         self._heard: dict[str, tuple[int, NodeReport]] = {}
+        self._skew_ms: dict[str, int] = {}  # of those that say their time
         self._described: dict[str, DescribeNode] = {}  # proposed in this leadership
         self._first_ns = 0  # when the first report of this leadership came
 
     def forget(self) -> None:
         """Forgets all reports: the leadership has ended."""
         self._heard.clear()
+        self._skew_ms.clear()
         self._described.clear()
         self._first_ns = 0
 
@@ -41,6 +44,7 @@ class NodeReports:
         now = self._monotonic_ns()
         self._first_ns = self._first_ns or now
         self._heard[report.node] = (now, report)
+        self._skew_ms[report.node] = report.wall_ms - self._wall_ns() // NS_PER_MS if report.wall_ms else 0
         row = next((row for row in self._replica.machine.node_rows() if row.node == report.node), None)
         said = DescribeNode(
             report.node, report.name, report.control, report.metadata, report.labels, report.version, report.level
@@ -63,7 +67,10 @@ class NodeReports:
     def _completed(self, node: NodeInfo, member: Any, leader: str) -> NodeInfo:
         at_ns, report = self._heard.get(node.node, (0, None))
         heard_ms_ago = (self._monotonic_ns() - at_ns) // NS_PER_MS
-        said = {"heard_ms_ago": heard_ms_ago, "bundle": report.bundle, "issuer": report.issuer} if report else {}
+        said: dict[str, Any] = {}
+        if report is not None:
+            said = {"heard_ms_ago": heard_ms_ago, "bundle": report.bundle, "issuer": report.issuer}
+            said["skew_ms"] = self._skew_ms[node.node]
         if member is not None:
             said |= {"member": "voter" if member.voter else "learner", "lag": member.lag, "leader": member.node == leader}
             said["silent_ms"] = member.silent_ms

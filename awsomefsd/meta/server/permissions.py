@@ -29,9 +29,10 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.api.messages.csi import GetClaims, GetCsiVolumes
-from awsomefsd.meta.api.messages.devices import GetQuarantine, GetSightings, ReportDevices
+from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, GetSightings, ReportDevices
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes, ListTokens, NodeReport
+from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
 
 
@@ -103,6 +104,10 @@ REQUESTS: dict[type, May] = {
     ReportDevices: May.SELF,
     GetSightings: May.NODE,
     GetQuarantine: May.NODE,
+    GetBays: May.NODE,
+    GetPool: May.NODE,
+    GetNeeds: May.NODE,
+    GetStaleBays: May.NODE,
 }
 
 COMMANDS: dict[type, May] = {
@@ -110,7 +115,7 @@ COMMANDS: dict[type, May] = {
         (
             c.LeaseSegments, c.Reserve, c.Create, c.Link, c.Unlink, c.Rmdir, c.Rename, c.SetAttr, c.SetXattr, c.RemoveXattr,
             c.ReleaseOrphan, c.Commit, c.WriteData, c.SetLock, c.Tmpfile, c.SetAtimes, c.Fallocate, c.CopyRange, c.Draw,
-            c.AcquireLease, c.ReleaseLease, c.Apply, c.GrantInodes,
+            c.AcquireLease, c.ReleaseLease, c.Apply, c.GrantInodes, c.LeaseBays,
         ),
         May.OWN,
     ),
@@ -122,6 +127,10 @@ COMMANDS: dict[type, May] = {
     c.KeepForCheckpoint: May.NODE_SELF,
     c.CheckpointDone: May.NODE_SELF,
     c.ReturnSegments: May.NODE_SELF,
+    c.AttachDevice: May.NODE_SELF,
+    c.BaysTrimmed: May.NODE_SELF,
+    c.BaysWrong: May.NODE_SELF,
+    c.SetSegmentServer: May.NODE_SELF,
     c.DescribeNode: May.SELF,
     c.ClaimVolume: May.SELF_OR_NODE,  # the driver of a node attaches for others
     c.EndClaims: May.SELF_OR_NODE,
@@ -131,13 +140,14 @@ COMMANDS: dict[type, May] = {
             c.RemoveReader,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
-            c.SetDeviceEra,
+            c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool,
         ),
         May.NODE,
     ),
     **dict.fromkeys(
         (
             c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries, c.SetAbsent,
+            c.PlanMirror, c.MirrorMade, c.DropBays, c.SetDeviceState, c.NeedSegments,  # the daemon of the leader
             c.Init, c.Recover, c.KeepSegments, c.DropSegments, c.AdoptSegments,  # the daemon of the leader; a recovery on a stopped node
         ),
         May.NOBODY,

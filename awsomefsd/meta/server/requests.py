@@ -79,9 +79,10 @@ class PlainRequests:
         host: LeaderHost,
         proposer: BatchProposer,
         monotonic_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
     ) -> None:
         self._replica = replica
-        self.nodes = NodeReports(replica, proposer, monotonic_ns)
+        self.nodes = NodeReports(replica, proposer, monotonic_ns, wall_ns)
         self.sightings = DeviceReports()
         self._cluster_uuid = cluster_uuid
         self._host = host

@@ -6,10 +6,8 @@ each question counts a portion, and what is found stays in memory.  This is no p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from awsomefsd.base.limits import EXTENT_COUNTS_MAX, EXTENTS_PER_PORTION
-from awsomefsd.meta.state import keys
+from awsomefsd.meta.state import history
 from awsomefsd.meta.state.txn import Txn
 
 _ALL = 1 << 64  # above every file offset: the count is complete
@@ -29,9 +27,9 @@ class ExtentCounts:
         counted, number = self._counts.pop((volume, ino), (0, 0))
         if counted < _ALL:
             here = 0
-            for here, key in enumerate(self._keys_from(volume, ino, counted), 1):
+            for here, offset in enumerate(history.extent_offsets(self._txn, volume, ino, counted), 1):
                 if here == EXTENTS_PER_PORTION:
-                    counted = keys.last_u64(key) + 1
+                    counted = offset + 1
                     break
             else:
                 counted = _ALL
@@ -50,8 +48,3 @@ class ExtentCounts:
     def forget(self) -> None:
         """Rows were changed by something that does not note it."""
         self._counts.clear()
-
-    def _keys_from(self, volume: int, ino: int, offset: int) -> Iterator[bytes]:
-        _, high = keys.extents_range(volume, ino)
-        for key, _ in self._txn.scan(keys.extent(volume, ino, offset), high):
-            yield key

@@ -66,6 +66,7 @@ def sub(piece: Piece, start: int, end: int) -> Piece:
         row.index,
         row.shared,
         row.lost,
+        row.chapter,
     )
 
 
@@ -92,6 +93,7 @@ def joins(left: Piece, right: Piece) -> bool:
         and a.incarnation == b.incarnation
         and a.header_bytes == b.header_bytes
         and a.shared == b.shared
+        and a.chapter == b.chapter  # else old bytes would get a new chapter, or new bytes an old one
         and a.segment != 0
     )
 
@@ -102,7 +104,7 @@ def join(left: Piece, right: Piece) -> Piece:
     b = right[1]
     return offset, ExtentRow(
         a.length + b.length, a.segment, a.incarnation, a.sequence, a.frame_offset, a.header_bytes, a.skip, max(a.index, b.index),
-        a.shared,
+        a.shared, chapter=a.chapter,
     )  # fmt: skip
 
 

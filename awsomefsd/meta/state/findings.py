@@ -9,6 +9,7 @@ from typing import Any
 from awsomefsd.base.codec import Sealed
 from awsomefsd.base.errors import Corrupt, FormatTooNew
 from awsomefsd.meta.state import keys
+from awsomefsd.meta.state.row_codecs import OWN_KEY
 from awsomefsd.meta.state.txn import Txn
 
 
@@ -22,7 +23,7 @@ class Fault:
 
 
 _KINDS = """
-    undecodable unknown-key unknown-volume
+    undecodable unknown-key misplaced-row unknown-volume
     root-missing dentry-without-inode inode-without-dentry wrong-kind wrong-nlink wrong-directory-nlink directory-with-two-names
     directory-unreachable wrong-parent wrong-entries dentry-without-cookie cookie-without-dentry cookie-mismatch cookie-counter ino-counter
     symlink-size xattr-count xattr-without-inode acl-invalid acl-mode
@@ -35,6 +36,7 @@ _KINDS = """
     session-count session-counter session-segments cluster-reserved lease-of-ended-session held-index ended-session-idle
     segment-live-bytes segment-dead segment-device segment-bytes free-list device-counters cluster-bytes segment-counter device-missing
     begun-index metadata-segment checkpoint-segments csi-volume csi-name claim
+    bay-index bay-counters bay-segment bay-copies pool-row need
     reap-count reap-stale reap-missing reader-count stale-tombstone
 """
 KINDS = frozenset(_KINDS.split())
@@ -64,10 +66,15 @@ class Examination:
             return None
 
     def rows(self, span: keys.Range, codec: Sealed) -> Iterator[tuple[bytes, Any]]:
+        """Yields (key, row) of those that decode.  One that stands in the place of another is a fault, and is yielded all the same."""
+        own_key = OWN_KEY.get(keys.kind_of(span[0])[2])
         for key, raw in self.txn.scan(*span):
             row = self.decode(key, raw, codec)
-            if row is not None:
-                yield key, row
+            if row is None:
+                continue
+            if own_key is not None and own_key(row) != key:
+                self.fault("misplaced-row", f"{codec.what} {key.hex()}", f"it is the row of {own_key(row).hex()}")
+            yield key, row
 
     def get(self, key: bytes, codec: Sealed) -> Any:
         """Returns a row that is read a second time; None if it does not decode, which the scan of its kind has reported."""

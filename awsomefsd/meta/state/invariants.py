@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from awsomefsd.base.types import (
+    BAY_MIRROR,
+    BAY_STALE,
     FIRST_COOKIE,
     ROOT_INO,
     SEGMENT_FREE,
@@ -80,8 +82,27 @@ def _assert_segment(row: rows.SegmentRow) -> None:
         assert row.session and row.incarnation, "a segment is leased or in quarantine because of no session"
     else:
         assert not row.session, "a segment that is not leased has a session"
+    if row.bays:
+        _assert_bays(row)
     if row.state in (SEGMENT_FREE, SEGMENT_METADATA):
         assert not row.live_bytes, "bytes of files live in a segment that is free or the metadata's"
+
+
+def _assert_bays(row: rows.SegmentRow) -> None:
+    """The bays of a segment are different ones, and what is committed is in one of them at least."""
+    assert row.want is not None and not row.device and not row.index, "a segment in bays has a slot, or wants nothing"
+    assert row.state in (SEGMENT_LEASED, SEGMENT_SEALED), "a segment in bays is neither leased nor sealed"
+    assert len({bay.device for bay in row.bays if bay.role == BAY_MIRROR}) == sum(bay.role == BAY_MIRROR for bay in row.bays)
+    assert all(0 <= bay.durable <= row.bytes for bay in row.bays), "a bay is durable behind its end"
+    assert any(bay.role == BAY_MIRROR and bay.durable >= row.committed_bytes for bay in row.bays), "no mirror has what is committed"
+    assert row.state == SEGMENT_SEALED or all(bay.role == BAY_MIRROR for bay in row.bays), "a segment is written and copied"
+
+
+def assert_pool_device(device: rows.DeviceRow, bays: Iterable[rows.BayRow]) -> None:
+    """Raises AssertionError unless free, stale and used bays add up to all of a device."""
+    roles = Counter(bay.role for bay in bays)
+    assert roles[BAY_STALE] == device.stale, "stale bays of a device are not as counted"
+    assert device.removed or device.segments_free + roles.total() == device.segments, "free, stale and used bays are not all of a device"
 
 
 def assert_device_total(device: rows.DeviceRow, segments: Iterable[rows.SegmentRow | None]) -> None:

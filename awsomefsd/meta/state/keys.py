@@ -23,12 +23,17 @@ Cluster (volume 0)::
     11 node        node                                                         NodeRow       removed ones stay for a while
     12 token       id                                                           TokenRow
     13 ca          id                                                           CaRow         with its key: no dump shows it
+    14 bay         device u32 | index u32                                       BayRow        of a pool; absent: free
+    15 need        priority u8 | segment u64                                    NeedRow       what a segment lacks
+    16 stripe      stripe u64                                                   StripeRow
+    17 pool        pool u32                                                     PoolRow
     18 leaser      session u64 | volume u32 | ino u64                           MarkerRow     where a session has write leases
     19 csivolume   id                                                           CsiVolumeRow  what an orchestrator asked for
     1a csiname     name                                                         CsiNameRow    as the orchestrator calls it
     1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
     a0 checkpoint  node                                                         CheckpointRow what it keeps for checkpoints
     a6 begun       device u32 | index u32                                       MarkerRow     sealed; what its writer left may be leased
+    a8 walk        index u64                                                    WalkRow       over segments or bays, begun by entry `index`
     a7 oplog       mount u64                                                    OpLogRow      its records that are applied, inode numbers
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
@@ -43,6 +48,11 @@ A volume::
     26 locks       ino u64                                                      LocksRow      all locks of an inode
     27 orphan      ino u64 | session u64                                        MarkerRow     unlinked, still open there
     2c lease       ino u64                                                      LeaseRow      who writes; only of volumes that were shared
+    30 to 35       the key of 20 to 25 | after a name: 0 | until u32            as 20 to 25   a value that a snapshot sees (chapters.py)
+    36 kept        until u32 | chapter u32 | type u8 | the rest of the key      MarkerRow     what lies on a shelf
+    37 shelf       until u32 | chapter u32                                      ShelfRow
+
+The reverse row of an extent in 33 has `until` u32 behind its key.  Nothing writes 30 to 37 yet.
 """
 
 from __future__ import annotations
@@ -56,13 +66,18 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
     SHARED,
 ) = range(1, 17)  # fmt: skip
 NODE, TOKEN, CA = 0x11, 0x12, 0x13
+BAY, NEED, STRIPE, POOL = range(0x14, 0x18)
 MEMBERSHIP = 0x1E
 LEASER = 0x18
 CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
-CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG = 0xA0, 0xA5, 0xA6, 0xA7  # of the cluster, like all above LEASE
+VERSIONED = range(INODE, XATTR + 1)
+HISTORY = 0x10  # from a versioned kind to that of its kept values
+KEPT, SHELF = 0x36, 0x37
+VOLUME_KINDS = frozenset({*VERSIONED, LOCKS, ORPHAN, LEASE})  # of a volume, which a store of this build may have
+CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG, WALK = 0xA0, 0xA5, 0xA6, 0xA7, 0xA8  # of the cluster, like all above LEASE
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -77,8 +92,12 @@ _SESSION_INODE = struct.Struct(">HIBQIQ")
 _REVERSE = struct.Struct(">HIBQQIQQ")
 _REAP = struct.Struct(">HIBBIQQ")
 _NUMBERED = struct.Struct(">HIBQI")
+_NEED = struct.Struct(">HIBBQ")
+_KEPT = struct.Struct(">HIBIIB")
 
 PREFIX_BYTES = _PREFIX.size
+_KIND_AT = PREFIX_BYTES - 1
+_NAMED = frozenset({DENTRY, XATTR})  # kinds whose keys end in a name, which has no zero byte
 NAME_AT = _ONE.size  # where a name starts in a dentry or xattr key
 
 Range = tuple[bytes, bytes]
@@ -144,6 +163,42 @@ def begun(device_number: int, index: int) -> bytes:
 
 def begun_range(device_number: int) -> Range:
     return _U32.pack(SHARD, 0, BEGUN, device_number), _U32.pack(SHARD, 0, BEGUN, device_number + 1)
+
+
+def bay(device_number: int, index: int) -> bytes:
+    return _U32_U32.pack(SHARD, 0, BAY, device_number, index)
+
+
+def bays_range(device_number: int, first: int = 0) -> Range:
+    """Returns the range of a device's bays from the index `first` on."""
+    return bay(device_number, first), _U32.pack(SHARD, 0, BAY, device_number + 1)
+
+
+def bay_place(key: bytes) -> tuple[int, int]:
+    """Returns (device, index) of a bay."""
+    return int.from_bytes(key[-8:-4], "big"), int.from_bytes(key[-4:], "big")
+
+
+def need(priority: int, segment_number: int) -> bytes:
+    return _NEED.pack(SHARD, 0, NEED, priority, segment_number)
+
+
+def need_of(key: bytes) -> tuple[int, int]:
+    """Returns (priority, segment) of a need."""
+    priority, segment_number = _NEED.unpack(key)[3:]
+    return priority, segment_number
+
+
+def stripe(number: int) -> bytes:
+    return _ONE.pack(SHARD, 0, STRIPE, number)
+
+
+def pool(number: int) -> bytes:
+    return _U32.pack(SHARD, 0, POOL, number)
+
+
+def walk(index: int) -> bytes:
+    return _ONE.pack(SHARD, 0, WALK, index)
 
 
 def volume(number: int) -> bytes:
@@ -318,6 +373,46 @@ def orphan(volume_number: int, ino: int, session_number: int) -> bytes:
 
 def orphans_range(volume_number: int, ino: int) -> Range:
     return _ONE.pack(SHARD, volume_number, ORPHAN, ino), _ONE.pack(SHARD, volume_number, ORPHAN, ino + 1)
+
+
+def history(key: bytes, until: int) -> bytes:
+    """Returns where the value that a versioned row had until a chapter is kept.  Keys in history are in the order of those of the head."""
+    kind = key[_KIND_AT]
+    end = b"\0" if kind in _NAMED else b""
+    return key[:_KIND_AT] + bytes((kind + HISTORY,)) + key[PREFIX_BYTES:] + end + until.to_bytes(4, "big")
+
+
+def history_of(key: bytes) -> tuple[bytes, int]:
+    """Returns (key of the head, until) of a key in history."""
+    kind = key[_KIND_AT] - HISTORY
+    return key[:_KIND_AT] + bytes((kind,)) + key[PREFIX_BYTES : -5 if kind in _NAMED else -4], int.from_bytes(key[-4:], "big")
+
+
+def kept(key: bytes, until: int, chapter: int) -> bytes:
+    """Returns the marker of a kept value, by the key that it has in the head."""
+    shard, volume, kind = _PREFIX.unpack_from(key)
+    return _KEPT.pack(shard, volume, KEPT, until, chapter, kind) + key[PREFIX_BYTES:]
+
+
+def kept_of(key: bytes) -> tuple[int, int, bytes]:
+    """Returns (until, chapter, key of the head) of a marker."""
+    shard, volume, _, until, chapter, kind = _KEPT.unpack_from(key)
+    return until, chapter, _PREFIX.pack(shard, volume, kind) + key[_KEPT.size :]
+
+
+def kept_range(volume_number: int, until: int, chapter: int) -> Range:
+    """Returns the range of the markers on one shelf."""
+    low = _U32_U32.pack(SHARD, volume_number, KEPT, until, chapter)
+    return low, low + b"\xff"
+
+
+def shelf(volume_number: int, until: int, chapter: int) -> bytes:
+    return _U32_U32.pack(SHARD, volume_number, SHELF, until, chapter)
+
+
+def shelf_of(key: bytes) -> tuple[int, int]:
+    """Returns (until, chapter) of a shelf."""
+    return int.from_bytes(key[-8:-4], "big"), int.from_bytes(key[-4:], "big")
 
 
 def kind_of(key: bytes) -> tuple[int, int, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from awsomefsd.base.codec import Sealed
 from awsomefsd.meta.state import keys, rows
 
@@ -31,9 +34,11 @@ CODEC_OF: dict[int, Sealed] = {
     keys.DEVICE_ERA: rows.DEVICE_ERA,
     keys.BEGUN: rows.MARKER,
     keys.OPLOG: rows.OPLOG,
-    keys.NODE: rows.NODE,
-    keys.TOKEN: rows.TOKEN,
-    keys.CA: rows.CA,
+    keys.BAY: rows.BAY,
+    keys.NEED: rows.NEED,
+    keys.STRIPE: rows.STRIPE,
+    keys.POOL: rows.POOL,
+    keys.WALK: rows.WALK,
     keys.REAP: rows.REAP,
     keys.CSI_VOLUME: rows.CSI_VOLUME,
     keys.CSI_NAME: rows.CSI_NAME,
@@ -47,6 +52,17 @@ CODEC_OF: dict[int, Sealed] = {
     keys.LOCKS: rows.LOCKS,
     keys.ORPHAN: rows.MARKER,
     keys.LEASE: rows.LEASE,
+}
+
+# Where a row that says itself which one it is has to stand: the checksum of a row covers its value, and not its key.
+OWN_KEY: dict[int, Callable[[Any], bytes]] = {
+    keys.DEVICE: lambda row: keys.device(row.device),
+    keys.SEGMENT: lambda row: keys.segment(row.segment),
+    keys.VOLUME: lambda row: keys.volume(row.volume),
+    keys.SESSION: lambda row: keys.session(row.session),
+    keys.TOKEN: lambda row: keys.token(row.id),
+    keys.CA: lambda row: keys.ca(row.id),
+    keys.DEVICE_ERA: lambda row: keys.device_era(row.uuid),
 }
 
 SECRET_KINDS = frozenset({keys.TOKEN, keys.CA})  # rows that no dump, stream or log shows

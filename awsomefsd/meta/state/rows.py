@@ -2,15 +2,19 @@
 
 A row is a sealed msgpack array (codec.Sealed): checksum, schema byte, fields in order.  A field may be appended with a default; a field
 that was ever written stays.  tests/golden/rows.txt keeps one encoding of each.  Inodes and dentries carry (stamp, site) of their last
-change, for replication between sites.
+change, for replication between sites.  `chapter` of inodes, names, extents, inline bytes and extended attributes: when the value was
+written (chapters.py); 0, which is not encoded, before its volume had chapters.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from crc32c import crc32c
 from msgspec import Struct, structs
 
-from awsomefsd.base.codec import Sealed, encode, seal
-from awsomefsd.base.types import FIRST_COOKIE, Lock
+from awsomefsd.base.codec import Sealed, encode, pack_seal, seal
+from awsomefsd.base.types import FIRST_COOKIE, Lock, Redundancy, SegmentBay
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.raft.membership import Membership
 
@@ -65,6 +69,13 @@ class DeviceRow(Row):
     removed: bool = False  # has no segments, and is in no list
     grown: list[tuple[int, int]] = []  # further runs of segment numbers (meta/machine/device_numbers.py)
     absent: bool = False  # no node sees it now (meta/machine/devices.py)
+    pool: int = 0  # its segments are bays of that pool (meta/machine/bays.py); 0: it is in none
+    device_class: str = ""
+    host: str = ""  # what it fails together with: the label `host` of the node that attached it, or that node
+    lost: bool = False  # somebody, or the time that it was absent, says that its bays are gone; they count again when it attaches
+    generation: int = 0  # of the superblock, raised at each attach
+    server: str = ""  # the node that has attached it; "": none since it was added
+    stale: int = 0  # bays that hold nothing that counts, and are not free before they were trimmed
 
 
 class DeviceEraRow(Row):
@@ -90,6 +101,63 @@ class SegmentRow(Row):
     footer_offset: int = 0
     footer_bytes: int = 0
     freed_index: int = 0
+    bytes: int = 0  # from here on of a segment in bays of a pool; its device and index are 0
+    bays: list[SegmentBay] = []
+    want: Redundancy | None = None
+    stripe: int = 0
+    end: int = 0  # what counts in it: committed bytes, and the footer
+    need: int = 0  # 1 + the priority of its NeedRow; 0: it lacks nothing
+    volume: int = 0  # whose data is in it: of one volume alone
+
+
+class BayRow(Row):
+    """A bay that is not free.  `segment`: the segment or stripe that it holds bytes of.  `index`: the entry that gave it its role.
+
+    A mirror or copy is named by the row of its segment, a parity by that of its stripe; a stale bay by no row.
+    """
+
+    segment: int
+    role: int
+    index: int
+
+
+class NeedRow(Row):
+    """What a segment lacks.  `reasons`: NEED_ bits.  `tries`: copies that failed since `since_ms`."""
+
+    reasons: int
+    since_ms: int
+    tries: int = 0
+
+
+class StripeRow(Row):
+    """Segments whose bytes protect each other.  `members`: (segment, device, index, end).  `parities`: (device, index)."""
+
+    data: int
+    parities_wanted: int
+    members: list[tuple[int, int, int, int]]
+    parities: list[tuple[int, int]]
+    length: int
+    whole: bool = False
+
+
+class PoolRow(Row):
+    """A pool.  `maintenance`: (host, wall time until which its devices are not lost)."""
+
+    pool: int
+    segment_bytes: int
+    reserve_percent: int = 4
+    heal_bytes_per_s: int = 64 << 20
+    lost_after_ms: int = 600_000
+    maintenance: list[tuple[str, int]] = []
+
+
+class WalkRow(Row):
+    """A change of many rows, some of them an entry.  `device`, `volume`: what it is about.  `position`: how far it has come."""
+
+    reason: int
+    device: int
+    volume: int
+    position: int = 0
 
 
 class FreeRow(Row):
@@ -122,6 +190,7 @@ class VolumeRow(Row):
     home: str = ""  # where its data may lie (meta/machine/locality.py)
     names: int = 0  # how durable names are when they are answered: an index of NAMES_WORDS
     granted_inodes: int = 0  # numbers that mounts have for records, and that count against the quota (meta/machine/inode_grants.py)
+    want: Redundancy | None = None  # of a volume whose home is a pool
 
 
 class VolumeNameRow(Row):
@@ -281,6 +350,7 @@ class InodeRow(Row):
     linkable: bool = False
     allocated_bytes: int = 0
     consistency: int = 0
+    chapter: int = 0
 
 
 class DentryRow(Row):
@@ -289,12 +359,14 @@ class DentryRow(Row):
     cookie: int
     stamp: int
     site: int
+    chapter: int = 0
 
 
 class CookieRow(Row):
     ino: int
     kind: int
     name: bytes
+    chapter: int = 0
 
 
 class ExtentRow(Row):
@@ -315,16 +387,26 @@ class ExtentRow(Row):
     index: int
     shared: bool = False
     lost: bool = False
+    chapter: int = 0
 
 
 class InlineRow(Row):
     """The bytes of a small file.  It may be shorter than the file: the rest reads as zeros."""
 
     data: bytes
+    chapter: int = 0
 
 
 class XattrRow(Row):
     value: bytes
+    chapter: int = 0
+
+
+class ShelfRow(Row):
+    """What clearing a shelf frees: kept rows (chapters.py), and bytes of extents and small files in them."""
+
+    rows: int
+    bytes: int
 
 
 class LocksRow(Row):
@@ -362,6 +444,7 @@ class NodeRow(Row):
     carries: bool
     changed_ms: int
     key: bytes
+    segments: str = ""  # address of its segment server
 
 
 class TokenRow(Row):
@@ -429,25 +512,59 @@ class ClaimRow(Row):
 
 class _SealedShort(Sealed):
     """The codec of a row whose last fields came with a level: where they say nothing (0, False), the row is encoded as before there were
-    those fields.  Below that level builds without them vote beside this one, and the bytes of all voters are compared."""
+    those fields.  Below that level builds without them vote beside this one, and the bytes of all voters are compared.
 
-    __slots__ = ("_count",)
+    `since`: the first field of each level, in order.  All fields of a level are left out, or none.
+    """
 
-    def __init__(self, type_: type[Row], *last: str) -> None:
+    __slots__ = ("_ends",)
+
+    def __init__(self, type_: type[Row], *since: str) -> None:
         super().__init__(type_)
-        assert type_.__struct_fields__[-len(last) :] == last, "only the last fields can be left out"
-        self._count = len(last)
+        self._ends = [type_.__struct_fields__.index(name) for name in reversed(since)]
+        assert self._ends == sorted(self._ends, reverse=True), "later levels have later fields"
 
     def dumps(self, value: Row) -> bytes:
         fields = structs.astuple(value)
-        return super().dumps(value) if any(fields[-self._count :]) else seal(self.schema, encode(fields[: -self._count]))
+        kept = len(fields)
+        for end in self._ends:
+            if any(fields[end:kept]):
+                break
+            kept = end
+        return super().dumps(value) if kept == len(fields) else seal(self.schema, encode(fields[:kept]))
+
+
+class _SealedVersioned(Sealed):
+    """The codec of a versioned row, the last field of which is `chapter`.  Where that is 0 it is left out, as before there were chapters: a
+    store without snapshots keeps its bytes.
+    """
+
+    __slots__ = ("_head", "_head_bytes")
+
+    def __init__(self, type_: type[Row]) -> None:
+        super().__init__(type_)
+        count = len(type_.__struct_fields__) - 1
+        assert type_.__struct_fields__[-1] == "chapter" and count != 15, "with it, the head of the array would be longer"
+        self._head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+        self._head_bytes = len(self._head)
+
+    def dumps(self, value: Any) -> bytes:
+        body = encode(value)
+        if not value.chapter:
+            body = self._head + body[self._head_bytes : -1]
+        return pack_seal(crc32c(body, self._seed), self.schema) + body
 
 
 CLUSTER = Sealed(ClusterRow)
-DEVICE = _SealedShort(DeviceRow, "absent")
-SEGMENT = Sealed(SegmentRow)
+DEVICE = _SealedShort(DeviceRow, "absent", "pool")
+SEGMENT = _SealedShort(SegmentRow, "bytes")
+BAY = Sealed(BayRow)
+NEED = Sealed(NeedRow)
+STRIPE = Sealed(StripeRow)
+POOL = Sealed(PoolRow)
+WALK = Sealed(WalkRow)
 FREE = Sealed(FreeRow)
-VOLUME = _SealedShort(VolumeRow, "names", "granted_inodes")
+VOLUME = _SealedShort(VolumeRow, "names", "want")
 VOLNAME = Sealed(VolumeNameRow)
 SESSION = Sealed(SessionRow)
 MOUNT = Sealed(MountRow)
@@ -462,15 +579,16 @@ MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)
 REAP = Sealed(ReapRow)
 SHARED = Sealed(SharedRow)
-INODE = Sealed(InodeRow)
-DENTRY = Sealed(DentryRow)
-COOKIE = Sealed(CookieRow)
-EXTENT = Sealed(ExtentRow)
-INLINE = Sealed(InlineRow)
-XATTR = Sealed(XattrRow)
+INODE = _SealedVersioned(InodeRow)
+DENTRY = _SealedVersioned(DentryRow)
+COOKIE = _SealedVersioned(CookieRow)
+EXTENT = _SealedVersioned(ExtentRow)
+INLINE = _SealedVersioned(InlineRow)
+XATTR = _SealedVersioned(XattrRow)
+SHELF = Sealed(ShelfRow)
 LOCKS = Sealed(LocksRow)
 LEASE = Sealed(LeaseRow)
-NODE = Sealed(NodeRow)
+NODE = _SealedShort(NodeRow, "segments")
 TOKEN = Sealed(TokenRow)
 CA = Sealed(CaRow)
 CSI_VOLUME = Sealed(CsiVolumeRow)

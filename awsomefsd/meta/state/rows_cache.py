@@ -157,6 +157,9 @@ class State:
     def save_inode(self, volume: int, ino: int, row: rows.InodeRow) -> None:
         self.save(keys.inode(volume, ino), row, rows.INODE)
 
+    def drop_inode(self, volume: int, ino: int) -> None:
+        self.drop(keys.inode(volume, ino))
+
     def volume(self, number: int) -> rows.VolumeRow | None:
         return self.load(keys.volume(number), rows.VOLUME)
 

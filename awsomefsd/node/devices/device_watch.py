@@ -40,7 +40,9 @@ class DeviceWatch:
         scanning: Scan = scan,
         prober: Prober | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
+        mark_pools: Callable[[bool], None] = lambda has: None,
     ) -> None:
+        """`mark_pools` is told at each poll whether devices of pools are this node's."""
         self._node = node
         self._table = table
         self._ask = ask
@@ -48,6 +50,7 @@ class DeviceWatch:
         self._scan = scanning
         self._prober = prober or Prober(cluster)
         self._now_ns = now_ns
+        self._mark_pools = mark_pools
         self._lock = threading.Lock()  # one search at a time
         self._devices: list[DeviceInfo] = []
         self._missing: frozenset[str] = frozenset()
@@ -64,6 +67,7 @@ class DeviceWatch:
         if missing - self._missing or (missing and self._now_ns() >= self._search_ns):
             self.search()
         self._missing = missing
+        self._mark_pools(any(one.pool and one.home == self._node for one in self._devices))
 
     def refused(self, uuid: str) -> str:
         """Returns what the last poll found wrong with a device, or "".  Does not block."""

@@ -10,34 +10,40 @@ import errno
 import os
 from collections.abc import Callable
 
-from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused
+from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused
+from awsomefsd.base.limits import SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MIN
+from awsomefsd.base.sizes import format_bytes
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.identified import RECOVERED, RecoveredDevice, open_identified, other_era
 from awsomefsd.io.device.signature import AlreadyFormatted, format_device
 from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock, with_era, write_superblock
-from awsomefsd.meta.api.commands import AddDevice, SetDeviceEra
+from awsomefsd.meta.api.commands import AddDevice, AddPoolDevice, SetDeviceEra
 from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.pools import PoolCatalog
 
 OF_NODE = "of node "  # begins the state of a device that is in another node
+UNSERVED = "not served by this node's segment server"  # begins the state of a device of a pool that is in order otherwise
 ABSENT = "absent"  # begins the state of a device that no node sees
 
 
 class NodeDevices:
     """The devices as this node uses them.
 
-    `refused` returns why this node's last look at a device (UUID) refused it, or ""; it does not block.
+    `refused` returns why this node's last look at a device (UUID) refused it, or "", and `unserved` why its segment server does not serve
+    it; they do not block.
     Thread-safe: the uuid in the log excludes a second add.  Methods block for devices and metadata.
     """
 
     def __init__(
-        self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog, refused: Callable[[str], str] = lambda uuid: ""
-    ) -> None:
+        self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog, refused: Callable[[str], str] = lambda uuid: "",
+        unserved: Callable[[str], str] = lambda uuid: "",
+    ) -> None:  # fmt: skip
         self._cluster_uuid = cluster_uuid
         self._node_uuid = node_uuid
         self._table = table
         self._catalog = catalog
-        self._refused = refused
+        self._refused, self._unserved = refused, unserved
 
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
         """Formats a device and adds it to the cluster; returns its row and its state (as `state` does).
@@ -61,9 +67,42 @@ class NodeDevices:
         info = self._catalog.add_device(command)
         return info, self.state(info)
 
-    def _formatted(self, path: str, *, destroy: bool) -> Superblock:
+    def add_to_pool(self, path: str, pool: int, device_class: str, segment_bytes: int, *, destroy: bool) -> tuple[DeviceInfo, str]:
+        """Formats a device of this node and adds it to a pool; its segment server attaches it then.
+
+        `segment_bytes`: of the pool's first device, 0 as it fits; others have segments as that one has.  Raises as `add`, and Refused where
+        the cluster acts at no level that knows pools, for another size of segments, and for what no pool takes.
+        """
+        if not path.startswith("/"):
+            raise Refused(f"{path!r} is not an absolute path; give one, such as /dev/disk/by-id/...")
+        pools = PoolCatalog(self._catalog)
+        pools.require_level()
+        if segment_bytes and not (SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_DEFAULT and segment_bytes.bit_count() == 1):
+            raise ConfigError(
+                f"segments of {format_bytes(segment_bytes)} are not possible; a power of two from {SEGMENT_BYTES_MIN >> 20} to "
+                f"{SEGMENT_BYTES_DEFAULT >> 20} MiB is"
+            )
+        there = pools.segment_bytes(pool)
+        if there and segment_bytes not in (0, there):
+            raise Refused(f"segments of pool {pool} have {there >> 20} MiB; leave --segment-size out")
+        superblock = self._formatted(path, destroy=destroy, segment_bytes=there or segment_bytes)
+        if there and superblock.segment_bytes != there:
+            raise Refused(
+                f"{path} is formatted with segments of {superblock.segment_bytes >> 20} MiB, and pool {pool} has {there >> 20} MiB; "
+                f"clear it with `wipefs --all {path}` and add it again"
+            )
+        self._table.add(superblock.device_uuid, path)
+        info = self._catalog.add_device(
+            AddPoolDevice(
+                superblock.device_uuid, superblock.device_bytes, superblock.segment_bytes, superblock.segments,
+                superblock.first_segment_offset, self._node_uuid, pool, device_class, superblock.generation,
+            )
+        )  # fmt: skip
+        return info, self.state(info)
+
+    def _formatted(self, path: str, *, destroy: bool, segment_bytes: int = 0) -> Superblock:
         try:
-            return format_device(path, self._cluster_uuid, force=destroy)
+            return format_device(path, self._cluster_uuid, force=destroy, segment_bytes=segment_bytes)
         except AlreadyFormatted as err:
             return self._superblock_of(path, err)
         except OSError as err:
@@ -112,7 +151,8 @@ class NodeDevices:
             return f"not found on this node: {err}; attach it again, then `awsomefsd device scan`"
         except (Error, OSError) as err:
             return str(err)
-        return "ok"
+        reason = self._unserved(info.uuid) if info.pool and info.home == self._node_uuid else ""
+        return f"{UNSERVED}: {reason}" if reason else "ok"
 
     def require(self, home: str) -> None:
         """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use a shared device.

@@ -1,9 +1,9 @@
 """Named health codes: each has a severity, its meaning, and what to do about it.  Pure.
 
-`awsomefsd status --codes` prints this one table, and docs/TROUBLESHOOTING.md repeats it (buildtools/health_codes.py makes it there, and a
-test compares).  A code keeps its name and its meaning: alerts are written against it.  "error": something does not work now.  "warning":
-all works, and an operator has to act before it stops working.  "info": as it should be, or going on by itself; it makes no node degraded
-and no exit status 3.
+`awsomefsd status` and `awsomefsd doctor` find them.  `awsomefsd status --codes` prints this one table, docs/TROUBLESHOOTING.md repeats it
+(buildtools/health_codes.py makes it there, and a test compares).  A code keeps its name and its meaning: alerts are written against it.
+"error": something does not work now.  "warning": all works, and an operator has to act before it stops working.  "info": as it should be,
+or going on by itself; it makes no node degraded and no exit status 3.
 
 The rules in rules.py decide which codes a given state has.  A finding names the thing, and may have a fix of its own.
 """
@@ -18,10 +18,13 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Code(NamedTuple):
+    """`doctor`: only `awsomefsd doctor` finds it, because it has to be measured, or because no daemon need run for it."""
+
     name: str
     severity: str
     says: str
     fix: str
+    doctor: bool = False
 
 
 class HealthFinding(NamedTuple):
@@ -127,6 +130,12 @@ _TABLE = (
         "daemon; if that does not help, stop it and run `awsomefsd join` with a new token",
     ),
     Code("CA_EXPIRES", WARNING, "the cluster's certificate authority expires soon or has expired", "run `awsomefsd ca rotate`"),
+    Code(
+        "CLOCK_SKEW",
+        WARNING,
+        "the wall clock of a node differs from that of the leader; times of files and the life of certificates and tokens are wrong there",
+        "set up NTP on that node, for example with `timedatectl set-ntp true`",
+    ),
     Code("CONTROL_PORT_CLOSED", WARNING, "this node cannot open its control port", "free the address in cluster.listen, or choose another"),
     Code(
         "JOIN_TOKEN",
@@ -160,6 +169,12 @@ _TABLE = (
         "free space on the filesystem of state_dir",
     ),
     Code(
+        "MAP_FULL",
+        ERROR,
+        "the map of the state store is nearly full and did not grow",
+        "free space on the filesystem of state_dir, lift limits of address space (`ulimit -v`, LimitAS), then restart the daemon",
+    ),
+    Code(
         "CHECKPOINT_SUSPENDED",
         WARNING,
         "checkpoints on the device have stopped; the device could not restore everything if the state directory were lost",
@@ -178,7 +193,12 @@ _TABLE = (
         "the daemon in a pod could not start a keeper on the host, or could not bring keeper and workers to its version",
         "read the reason and the daemon's log; the daemon tries again every few seconds",
     ),
-    Code("KEEPER_GONE", ERROR, "the keeper does not answer; running mounts continue", "start it with `awsomefsd keeper`"),
+    Code(
+        "KEEPER_GONE",
+        ERROR,
+        "the keeper does not answer; running mounts continue",
+        "start it with `awsomefsd keeper`; one that lives and does not answer: end it with `kill -9`, another one takes the mounts up",
+    ),
     Code(
         "MOUNT_DEAD", ERROR, "no process serves a mount", "wait: the mount is being brought back; if it stays so, read its reason and log"
     ),
@@ -208,6 +228,12 @@ _TABLE = (
         ERROR,
         "the cluster was rebuilt from this device elsewhere, and this node's state is from before; it does not use the device",
         "stop this node, move its state directory away, and join the rebuilt cluster with a token (docs/DISASTER-RECOVERY.md)",
+    ),
+    Code(
+        "SEGMENT_SERVER_GONE",
+        ERROR,
+        "this node's segment server does not answer, or other nodes cannot reach it: they do without this node's devices of pools",
+        "read its log (`journalctl -u awsomefsd-segments`, or segments.log of `supervise`); start it, or free the port of segments.listen",
     ),
     Code("DEVICE_UNUSABLE", ERROR, "this node cannot use a device", "read its reason, and dmesg"),
     Code("DEVICE_FULL", WARNING, "a device is nearly full", "delete files or add a device"),
@@ -271,6 +297,135 @@ _TABLE = (
         "raise memory.daemon, or restart the daemon; report it if it keeps growing",
     ),
     Code("WORKER_MEMORY", WARNING, "a worker uses more than memory.worker, although it gave up its caches", "raise memory.worker"),
+    # --- what `awsomefsd doctor` measures
+    Code(
+        "CONFIG_UNREADABLE",
+        ERROR,
+        "the configuration cannot be read",
+        "correct what the evidence names, then run `awsomefsd config check`",
+        True,
+    ),
+    Code(
+        "DAEMON_GONE",
+        ERROR,
+        "the daemon of this node does not answer",
+        "start it: `systemctl start awsomefsd`; one that is hung: `systemctl restart awsomefsd`",
+        True,
+    ),
+    Code(
+        "HOST_UNFIT",
+        ERROR,
+        "something that the program needs does not work on this host",
+        "run `awsomefsd self-check`, and mend what it shows as bad",
+        True,
+    ),
+    Code("KERNEL_OLD", ERROR, "the kernel is older than the program needs", "boot a newer kernel", True),
+    Code(
+        "FUSE_MISSING", ERROR, "this kernel has no FUSE, or an old one", "run `modprobe fuse`, or boot a kernel with CONFIG_FUSE_FS", True
+    ),
+    Code(
+        "FILES_LIMIT",
+        WARNING,
+        "a process may open too few files",
+        "raise the limit: LimitNOFILE= of the service, or `ulimit -n`",
+        True,
+    ),
+    Code(
+        "CLOCK_UNSYNCED",
+        WARNING,
+        "nothing sets the wall clock of this host",
+        "set up NTP, for example with `timedatectl set-ntp true`",
+        True,
+    ),
+    Code(
+        "MEMORY_SHORT",
+        WARNING,
+        "the memory budgets of daemon and workers are larger than the memory that they can have",
+        "lower memory.daemon and memory.worker, or give this host or its cgroup more memory",
+        True,
+    ),
+    Code("MEMORY_BUDGET_SMALL", WARNING, "the memory budget of a worker is small, so its caches are too", "raise memory.worker", True),
+    Code(
+        "STATE_ON_NETWORK",
+        ERROR,
+        "the state directory is on a network filesystem, whose fsync and locks the journal cannot rely on",
+        "set state_dir to a directory on a local disk",
+        True,
+    ),
+    Code(
+        "STATE_DISK_FULL",
+        WARNING,
+        "the filesystem of the state directory is nearly full; without space this node's voter stops",
+        "free space there",
+        True,
+    ),
+    Code(
+        "SLOW_FSYNC",
+        WARNING,
+        "fsync on the filesystem of the state directory is slow, and every change waits for it on most voters",
+        "put state_dir on a faster disk, or take other load from that disk",
+        True,
+    ),
+    Code("PERMISSIONS", ERROR, "a file of this node has the wrong owner or mode", "correct owner and mode", True),
+    Code(
+        "PORT_IN_USE",
+        ERROR,
+        "an address that this node shall listen at is used by another process",
+        "end that process, or choose another address",
+        True,
+    ),
+    Code("ADDRESS_FOREIGN", ERROR, "an address that this node shall listen at is not of this host", "correct the address", True),
+    Code(
+        "NAME_UNRESOLVED",
+        ERROR,
+        "a host name in the configuration, or of another node, has no address",
+        "correct the name or DNS (`getent hosts NAME`), or use an address",
+        True,
+    ),
+    Code(
+        "PEER_UNREACHABLE",
+        ERROR,
+        "a port of another node cannot be reached from here",
+        "start its daemon, or repair the network or firewall between",
+        True,
+    ),
+    Code(
+        "MTU_WRONG",
+        ERROR,
+        "large packets to another node are lost, small ones arrive; connections hang when they carry much",
+        "give all interfaces on the way the same MTU (`ip link set DEV mtu N`)",
+        True,
+    ),
+    Code(
+        "VERSION_SKEW",
+        WARNING,
+        "not all processes of the cluster run the same version",
+        "install the newest version on every node (docs/OPERATIONS.md, Rolling upgrade; `awsomefsd upgrade status` lists the nodes); for a "
+        "keeper and its workers: `awsomefsd keeper --upgrade`",
+        True,
+    ),
+    Code(
+        "WORKER_RESTARTS",
+        WARNING,
+        "the worker of a mount ended unexpectedly again and again",
+        "read the end of its log, and report it with `awsomefsd doctor --bundle FILE`",
+        True,
+    ),
+    Code(
+        "MOUNT_HUNG",
+        ERROR,
+        "the process that serves a mount lives, and does not answer",
+        "run `kill -9 PID` for its worker: another one takes the mount over, and no open file ends",
+        True,
+    ),
+    Code("ORPHAN_MOUNT", WARNING, "no process serves a mount, and this node does not know it", "run `umount -l DIR`", True),
+    Code(
+        "MOUNT_PINNED",
+        WARNING,
+        "a mount was unmounted, and another mount namespace still has it",
+        "end the processes or containers that have it",
+        True,
+    ),
 )
 
 CODES = {code.name: code for code in _TABLE}

@@ -3,22 +3,18 @@
 The registry of base/metrics.py is read at every request; nothing is kept here.  A source that fails (the service is starting, the keeper is
 away) loses only its own figures: awsomefsd_scrape_errors_total counts it, and the rest is still served.
 
-Whoever reaches the address may ask, so what that costs is bounded: PAGES_MAX connections are served at a time, each for PAGE_S at most; one
-more takes the place of the oldest.  Figures are gathered by one thread at a time, since the metadata thread answers for them.
+Whoever reaches the address may ask, so what that costs is bounded (bounded_http.py).  Figures are gathered by one thread at a time, since
+the metadata thread answers for them.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
-import time
 from collections.abc import Iterable
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -26,13 +22,13 @@ from prometheus_client.core import Metric
 from awsomefsd.base import sockets
 from awsomefsd.base.errors import ConfigError, Error
 from awsomefsd.base.metrics import Registry
+from awsomefsd.config import ports
+from awsomefsd.node.health.bounded_http import BoundedHttpServer
 from awsomefsd.node.health.probes import Probes
 
 logger = logging.getLogger(__name__)
 PAGES_MAX = 4
 PAGE_S = 10.0
-_THREADS_MAX = 2 * PAGES_MAX  # with those whose connection has lost its place and whose thread has not ended yet
-LEAVE_S = 1.0  # for so long a new connection waits for such a thread
 
 
 class _Collector:
@@ -63,7 +59,7 @@ def render(figures: Registry) -> bytes:
 
 class _Page(BaseHTTPRequestHandler):
     server: _Server
-    timeout = PAGE_S  # of one read or write; service_actions sees to the whole
+    timeout = PAGE_S  # of one read or write; the server sees to the whole
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -104,53 +100,12 @@ class _Page(BaseHTTPRequestHandler):
         logger.debug("metrics request", extra={"request": format % args})
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(BoundedHttpServer):
     def __init__(self, listener: socket.socket, figures: Registry, probes: Probes) -> None:
-        super().__init__(("", 0), _Page, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
+        super().__init__(listener, _Page, PAGES_MAX, PAGE_S)
         self.figures = figures
         self.probes = probes
         self.gathering = threading.Lock()
-        self._lock = threading.Condition()  # guards _pages; told when one has left
-        self._pages: dict[socket.socket, float] = {}  # oldest first, with their ends; 0: has lost its place
-        self.turned_away = 0
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            served = [page for page, end in self._pages.items() if end]
-            if len(served) >= PAGES_MAX:
-                self._drop(served[0])
-            refused = not self._lock.wait_for(lambda: len(self._pages) < _THREADS_MAX, LEAVE_S)
-            if not refused:
-                self._pages[request] = time.monotonic() + PAGE_S
-        if refused:
-            self.turned_away += 1
-            self.shutdown_request(request)
-        else:
-            super().process_request(request, client_address)
-
-    def _drop(self, page: socket.socket) -> None:
-        """Ends a connection; its thread finds that out."""
-        self._pages[page] = 0.0
-        self.turned_away += 1
-        with suppress(OSError):
-            page.shutdown(socket.SHUT_RDWR)
-
-    def service_actions(self) -> None:
-        """Called by the thread that accepts, twice a second: ends what has lasted too long."""
-        now = time.monotonic()
-        with self._lock:
-            for page in [page for page, end in self._pages.items() if 0 < end < now]:
-                self._drop(page)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._pages.pop(request, None)
-            self._lock.notify_all()
-        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         logger.info("metrics request failed", exc_info=True)
@@ -184,9 +139,8 @@ class Exporter:
         try:
             return socket.create_server((host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as err:
-            raise ConfigError(
-                f"metrics.listen = {listen!r}: {os.strerror(err.errno or 0)}; choose another port or turn it off with an empty value"
-            ) from err
+            taken = ports.taken("metrics.listen", listen, err)
+            raise ConfigError(f"{taken}; choose another port or turn it off with an empty value") from err
 
     def close(self) -> None:
         self._server.shutdown()

@@ -21,6 +21,8 @@ QUARANTINE_PERCENT = 5
 CHECKPOINT_LATE_MS = 600_000
 CERTIFICATE_LEFT = 1 / 4  # of its life; it is renewed when a third is left
 AUTHORITY_LEFT = 1 / 40  # three months of ten years
+MAP_FULL_PERCENT = 90  # it grows from STORE_MAP_USE_MAX_PERCENT on
+CLOCK_SKEW_MAX_MS = 2_000  # a report may wait for a second or so on a busy node
 VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
 MISSING = "not found on this node"
 _DEVICE_CODES = ((ABSENT, "DEVICE_ABSENT"), (MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"), (RECOVERED, "DEVICE_RECOVERED"))
@@ -75,6 +77,8 @@ class Facts(NamedTuple):
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
     diverged: Sequence[str] = ()  # directories of mounts whose decisions about names were refused
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
+    segment_server: str = ""  # why other nodes do without this node's devices of pools
+    served_devices: Sequence[str] = ()  # paths of these devices
     join_token: str = ""  # why a machine that comes later could not join with the token that is renewed for it
 
 
@@ -113,6 +117,9 @@ def _of_metadata(node: NodeView) -> Iterator[HealthFinding]:
         yield HealthFinding(
             "JOURNAL_FULL", f"the journal in {node.state_dir}/meta has no space; this voter sends nothing until it has some"
         )
+    if (used := float(figures.get("store_map_use_percent", "0"))) > MAP_FULL_PERCENT:
+        size = figures.get("store_map_bytes", "?")
+        yield HealthFinding("MAP_FULL", f"{used:.0f} % of the map of the state store ({size} bytes, {node.state_dir}/meta) are used")
     state = figures.get("checkpoint", "")
     if state.startswith("suspended"):
         lost = f"the device could not restore everything if {node.state_dir} were lost"
@@ -158,6 +165,9 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         yield HealthFinding("NAMES_DIVERGED", what)
     if facts.host:
         yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
+    if facts.segment_server:
+        serves = f", which serves {', '.join(facts.served_devices)} to all nodes" if facts.served_devices else ""
+        yield HealthFinding("SEGMENT_SERVER_GONE", f"the segment server{serves}: {facts.segment_server}")
     if facts.join_token:
         yield HealthFinding("JOIN_TOKEN", f"the join token for machines that come later: {facts.join_token}")
     yield from _of_damage(facts.damaged)
@@ -252,6 +262,9 @@ def _of_nodes(view: ClusterView) -> Iterator[HealthFinding]:
             since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since this leader was elected"
             code, kind = ("NODE_GONE", "node") if row.role == "node" else ("CLIENT_GONE", "client")
             yield HealthFinding(code, f"{kind} {row.name} has not reported {since}")
+        elif abs(row.skew_ms) > CLOCK_SKEW_MAX_MS:
+            ahead = "ahead of" if row.skew_ms > 0 else "behind"
+            yield HealthFinding("CLOCK_SKEW", f"the clock of {row.name} is {abs(row.skew_ms) / 1_000:.1f} s {ahead} that of the leader")
         if row.state == "cordoned":
             yield HealthFinding(
                 "NODE_CORDONED", f"node {row.name} is cordoned", f"run `awsomefsd node uncordon {row.name}` to let it take new work"

@@ -63,12 +63,16 @@ class PlacesAlone:
     def choose(self, paths: dict[str, str]) -> tuple[DeviceInfo, str] | None:
         """Returns the device that has the checkpoints, unless it is being drained and another one can take them."""
         own = {info.device for info in self.kept()}
-        here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
+        here = self._usable(paths)
         having = [info for info in here if info.device in own]
         fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN and not info.draining]
         stays = [info for info in having if not info.draining]
         chosen = stays or (fitting if having or not own else []) or having
         return (chosen[0], paths[chosen[0].uuid]) if chosen else None
+
+    def _usable(self, paths: dict[str, str]) -> list[DeviceInfo]:
+        """Returns the devices of this node that its daemon may lock and write to: those of pools are their segment server's."""
+        return [info for info in self._call(m.GetDevices()).devices if info.uuid in paths and not info.pool]
 
     def take_up(self, device: Device, info: DeviceInfo) -> int:
         """Finds what is on the device before anything is written there; returns up to which entry it holds the log, or OFF.
@@ -151,7 +155,7 @@ class PlacesOfNode(PlacesAlone):
         shared one first: it is there for another node when this one is gone."""
         told, _, newest = self._look()
         at = {info.device for info in told.kept} if newest is None else {newest.device}
-        here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
+        here = self._usable(paths)
         fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN or info.device in at]
         if not fitting:
             return None

@@ -12,6 +12,8 @@ Each node collects its own devices.  Of the nodes that see a shared device well,
 collects it.  Nothing depends on that there is only one: two that meet, after a change of what is seen or on command, move each extent once,
 by compare-and-swap.  A device that nobody sees is collected when it is back.  Below level 3 one node collects at a time.
 
+A segment in bays of a pool is collected by the node whose segment server has its first mirror; who is ordered to collect takes all.
+
 Every failure is logged, shown in status, and tried again with growing pauses; the thread ends with the daemon only.
 """
 
@@ -22,7 +24,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from awsomefsd.base.errors import Error, FsError, Refused, Unavailable
 from awsomefsd.base.limits import COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
@@ -34,6 +36,9 @@ from awsomefsd.meta.api.report_pages import all_sightings
 from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
+if TYPE_CHECKING:
+    from awsomefsd.io.collect.collected_pool import AccessPool
+
 LOOK_S = 1.0
 FULL_LOOK_S = 30.0
 LOOK_SHARE = 20  # one part in so many of the time is spent on looking
@@ -58,8 +63,9 @@ class Collection:
         *,
         collects: bool = True,
         applied: Callable[[], int] = lambda: 0,
+        access_pool: AccessPool | None = None,
     ) -> None:
-        """`collects`: False on a client of the cluster, which may not: it has no thread and asks for no session.
+        """`collects`: False on a client of the cluster, which may not: it has no thread and asks for no session.  `access_pool`: see there.
 
         `applied` returns how far the log is, as far as this node knows, without waiting; 0 if it does not.
         """
@@ -68,7 +74,9 @@ class Collection:
         self._budget = budget
         self._node = node
         self._open = opened
-        self._collector = Collector(ask, self._open, node, boot_id, time.monotonic_ns, self._pace, self._collects)
+        self._collector = Collector(
+            ask, self._open, node, boot_id, time.monotonic_ns, self._pace, self._collects, access_pool=access_pool
+        )
         self._devices = devices
         self._applied = applied
         self._seen_index = 0  # `applied` before the last look
@@ -85,6 +93,8 @@ class Collection:
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
 
     def _collects(self, info: DeviceInfo) -> bool:
+        if info.pool:
+            return bool(info.server) if self._collectors is None else info.server == self._node
         return _is_own(info, self._node, self._collectors, here=True)  # the collector takes no other than those that are open here
 
     def proof(self, session: int) -> str:
@@ -157,6 +167,7 @@ class Collection:
             self._collector.rest()
         except (Error, OSError) as err:
             log.info("collection ended, and could not tell the metadata service: %s", err)
+        self._collector.close()
 
     def _wait(self, pause_s: float) -> bool:
         with self._cond:
@@ -183,7 +194,7 @@ class Collection:
             return
         forced = self._forced
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
-        self._draining = any(one.draining and one.segments_free < one.segments for one in devices)
+        self._draining = any(one.draining and one.segments_free < one.segments for one in devices if not one.pool)
         if not (forced or time.monotonic() >= (self._drain_s if self._draining or self._collector.damaged else self._look_s)):
             return
         self._busy = True
@@ -250,6 +261,8 @@ def own_devices(node: str, ask: Callable[[Any], Any], devices: list[DeviceInfo])
 
 def _is_own(info: DeviceInfo, node: str, collectors: dict[str, str] | None, *, here: bool) -> bool:
     """`here`: whether this node sees the device; it decides on a shared one where the leader does not say who collects it."""
+    if info.pool:
+        return False  # its segments are collected and checked through segment servers
     if not info.shared:
         return info.home in ("", node)
     return here if collectors is None else collectors.get(info.uuid) == node

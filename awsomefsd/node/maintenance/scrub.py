@@ -37,16 +37,18 @@ from awsomefsd.base.errors import Corrupt, Error, FsError, Refused
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX, SCRUB_ROOM_BYTES
 from awsomefsd.base.metrics import Sample
-from awsomefsd.base.types import SEGMENT_FREE, DeviceInfo
+from awsomefsd.base.types import SEGMENT_FREE, DeviceInfo, SegmentBay, SegmentInBays, bays_of
 from awsomefsd.io.device.device import BlockDevice, Device
 from awsomefsd.io.device.identified import mend_identified, open_identified
 from awsomefsd.io.device.superblock import copies_agree
 from awsomefsd.io.file.damaged_reads import DamagedReads
+from awsomefsd.io.transport.messages import Verified
 from awsomefsd.meta.api.messages import GetDevices, GetSegments
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 from awsomefsd.meta.client.paths import path_of
 from awsomefsd.meta.log.verify import faults_of, journal_files
 from awsomefsd.node.maintenance import damage
+from awsomefsd.node.maintenance.bay_check import BayCheck
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.segment_check import DATA, ScrubFinding, SegmentCheck
 
@@ -99,11 +101,21 @@ class ScrubProgress(Struct):
         return since_s if since_s > 2 * every_s else 0
 
 
+class ScrubbedPool(Struct, frozen=True):
+    """The pools as this node checks them.  `node`: whose devices are checked here; `propose` and `verify`: as in BayCheck."""
+
+    node: str
+    propose: Callable[[Any], Any]
+    verify: Callable[[SegmentInBays, SegmentBay, int], Verified]
+
+
 class Upkeep(Struct, frozen=True):
     """What a round depends on.  `mine`: the devices of all that this node scrubs; `carries`: whether it has rows and a journal.
 
     `checks`: False on a client of the cluster, which may not ask what lies where.  `empty` has collection move what
     lives in these (segment, incarnation) as soon as it can; it returns at once, and may be asked again.
+
+    `pool`: None where a build has none.
     """
 
     every_s: int
@@ -112,6 +124,7 @@ class Upkeep(Struct, frozen=True):
     carries: Callable[[], bool]
     checks: bool = True
     empty: Callable[[set[tuple[int, int]]], None] = lambda damaged: None
+    pool: ScrubbedPool | None = None
 
 
 class ScrubStopped(Exception):
@@ -426,12 +439,15 @@ class Scrub:
     def _segments(self, devices: Mapping[int, BlockDevice]) -> None:
         p = self._progress
         check = SegmentCheck(self._call, self._found, self._pace, p)
+        check_bays = self._bay_check()
         while True:
             page = self._call(GetLiveSegments(p.segment, PAGE))
             p.total_bytes = p.bytes + sum(info.live_bytes for info in page.segments)
             for info in page.segments:
                 device = devices.get(info.device)
-                if device is not None:
+                if bays_of(info):
+                    check_bays(info)
+                elif device is not None:
                     check.run(device, info)
                 p.segment, p.segments = info.segment + 1, p.segments + 1
                 if time.monotonic() - self._saved > SAVE_S:
@@ -439,6 +455,15 @@ class Scrub:
             if not page.after:
                 return
             p.segment = max(p.segment, page.after)
+
+    def _bay_check(self) -> Callable[[SegmentInBays], None]:
+        """Returns what checks the mirrors of a segment in bays that are on devices which this node serves."""
+        pool = self._upkeep.pool
+        if pool is None:
+            return lambda _info: None
+        own = {one.device for one in self._call(GetDevices()).devices if one.pool and one.server == pool.node}
+        check = BayCheck(pool.node, self._call, pool.propose, pool.verify, self._found, self._pace, self._progress)
+        return lambda info: check.run(info, own)
 
     def _pace(self, count: int, began: float) -> None:
         """Waits so that neither the rate nor the budget of the node is passed."""

@@ -152,7 +152,7 @@ class HostKeeper:
         except subprocess.TimeoutExpired:
             raise Unavailable(f"no keeper was started on the host within {START_S:.0f} s") from None
         if done.returncode:
-            raise Unavailable(f"no keeper can be started on the host: {done.stderr.strip()[-1000:]}")
+            raise Unavailable(f"no keeper can be started on the host: {' '.join(done.stderr.split())[-1000:]}")
         return done.stdout.strip()
 
     def _become(self, copy: ProgramCopy) -> None:

@@ -14,7 +14,7 @@ class Context:
 
     __slots__ = (
         "began_ns", "fills_pages", "gid", "given_up", "kill_sgid", "kill_suidgid", "name", "nodeid", "open_flags", "parent", "pid",
-        "reply_bytes_max", "uid", "umask", "unique", "waits_only", "wire_unique",
+        "repeated", "reply_bytes_max", "uid", "umask", "unique", "waits_only", "wire_unique",
     )  # fmt: skip
 
     def __init__(self, uid: int, gid: int, pid: int, unique: int, wire_unique: int = 0) -> None:
@@ -27,6 +27,7 @@ class Context:
         self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
         self.fills_pages = False  # READ: the kernel keeps the bytes as pages of the file
         self.given_up = False  # its caller is being killed, and was answered; the request goes on
+        self.repeated = False  # a predecessor was serving it when it died, and had no reply to it
         self.nodeid = 0  # the inode that the request names
         self.parent = 0  # LOOKUP, READDIRPLUS: the directory of the names in the answer
         self.name = b""  # LOOKUP

@@ -76,6 +76,8 @@ class DataOps:
         mount = self._mount
         if flags & os.O_ACCMODE != os.O_RDONLY and mount.read_only:
             raise FsError(errno.EROFS)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            mount.session.data_lost.discard(ino)
         attr = mount.caches.names.attr(ino)
         if flags & os.O_TRUNC or ino in mount.session.removing or attr is None or not attr.nlink:
             return self._open(ctx, ino, flags)

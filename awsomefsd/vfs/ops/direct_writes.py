@@ -18,6 +18,10 @@ so it does not wait: the kernel sends no append asynchronously.
 Files that nobody reads through pages pay nothing: `Caches.filled` has the open inodes of which a READ or WRITE went through pages since the
 first open.  After the last close none is under way, and what was filled before is dropped before the next WRITE is sent.
 
+On shared mounts a READ that fills pages needs a lease that is held from before the bytes are looked at until they are answered, and is
+not being recalled: then the recall takes the pages (kernel_cache.py).  Else a notification takes them at once, which waits in the kernel
+for the answer.
+
 Nor is it done for files of a shared mount that are read through pages: the kernel would ignore attributes that are on their way to it, and
 their readers are promised only what was there at their open (page_cache.py).
 
@@ -51,9 +55,38 @@ class DirectWrites:
         self._write = write
 
     def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> Any:
-        if ctx.fills_pages:
-            self._filled.add(ino)  # before the bytes are looked at
-        return self._read(ctx, ino, fh, offset, size)
+        if not ctx.fills_pages:
+            return self._read(ctx, ino, fh, offset, size)
+        self._filled.add(ino)  # before the bytes are looked at
+        if self._caches.kernel is None:  # nobody else changes the file
+            return self._read(ctx, ino, fh, offset, size)
+        grant = self._grant(ino)
+        pieces = self._read(ctx, ino, fh, offset, size)
+        if type(pieces) in GENERATORS:
+            return self._filling(pieces, ino, grant, offset, size)
+        self._fills(ino, grant, offset, size)
+        return pieces
+
+    def _grant(self, ino: int) -> int:
+        """The lease under which pages may stay, because its recall will take them; 0: none is held, or it leaves."""
+        leases = self._caches.leases
+        return 0 if leases is None or leases.leaving(ino) else leases.grant(ino)
+
+    def _filling(self, steps: Steps, ino: int, grant: int, offset: int, size: int) -> Steps:
+        pieces = yield from steps
+        self._fills(ino, grant, offset, size)
+        return pieces
+
+    def _fills(self, ino: int, grant: int, offset: int, size: int) -> None:
+        """The kernel is about to get these pages.  Where no lease was held all along, no recall takes them.
+
+        The notification waits in the kernel for the answer that is about to leave.
+        """
+        kernel = self._caches.kernel
+        if kernel is None or (grant and self._grant(ino) == grant):
+            return
+        if kernel.has_old_pages(ino):
+            self._caches.drop_pages(ino, offset, size, None)
 
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Any:
         if not (write_flags & WRITE_LOCKOWNER or ctx.open_flags & os.O_DIRECT) or write_flags & WRITE_CACHE:
@@ -72,7 +105,7 @@ class DirectWrites:
         if ino not in self._filled:
             return False
         kernel = self._caches.kernel
-        return kernel is None or not kernel.loose.reading(ino)
+        return kernel is None or not kernel.reads_loosely(ino)
 
     def _written(self, steps: Steps, ctx: Context, ino: int, offset: int, length: int) -> Steps:
         """One that fails may have stored its bytes."""

@@ -309,8 +309,11 @@ class NamespaceOps:
                 target = yield from self._target_of(command)
                 if target:  # replacing: old or new content, never an empty file
                     yield mount.buffered.flusher.flush(source)
+                    mount.session.tell_data_lost(source)
                     yield from self._removals_of(target)
                     mount.session.removing[target] = signal
+            elif mount.session.data_lost:
+                yield from self._tell_data_lost(command)
             command.pinned = mount.pins(target)
             epoch = mount.session.opens.epoch
             named = (self._sure(command.parent, command.name, source), self._sure(command.new_parent, command.new_name, target))
@@ -322,6 +325,16 @@ class NamespaceOps:
             self._renamed(command, reply, nothing=source > 0 and source == target)
         finally:
             self._removal_ended(target, signal)
+
+    def _tell_data_lost(self, command: Rename) -> Steps:
+        """Of a rename that a predecessor had begun, and of which data may have been put aside since."""
+        try:
+            source = yield from self._ino_of(command.parent, command.name)
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return  # it is done
+        self._mount.session.tell_data_lost(source)
 
     def _target_of(self, command: Rename) -> Steps:
         if command.flags & RENAME_NOREPLACE:

@@ -33,10 +33,8 @@ from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.caller_credentials import loses_set_ids
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.reading import KnownLayouts
-from awsomefsd.vfs.ops.writing import kill_setgid
+from awsomefsd.vfs.ops.writing import SPACE_ERRORS, kill_setgid, let_room_come_back
 from awsomefsd.vfs.state.mount_state import MountState
-
-SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RangeOps:
@@ -88,7 +86,7 @@ class RangeOps:
                 if err.errno not in SPACE_ERRORS or gave_back:
                     raise
                 gave_back = True
-                yield mount.buffered.flusher.flush_all()
+                yield from let_room_come_back(mount)
                 yield from mount.buffered.reservation.return_all()
                 continue
             self._learn(reply.attr)
@@ -163,7 +161,7 @@ class RangeOps:
             except FsError as err:
                 if err.errno not in SPACE_ERRORS or gave_back:
                     raise
-                yield mount.buffered.flusher.flush_all()
+                yield from let_room_come_back(mount)
                 yield from mount.buffered.reservation.return_all()
         self._learn(reply.attr)
         if command.kill_suidgid and reply.reached:

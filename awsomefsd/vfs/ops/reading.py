@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FUSE_WRITE_BYTES_MAX, LAYOUT_EXTENTS_MAX
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Resume, Steps
+from awsomefsd.base.wait import MustWait, Resume, Steps
 from awsomefsd.io.file.file_data import (
     EXTENTS_CACHED_MAX,
     FILES_CACHED_MAX,
@@ -84,10 +84,13 @@ class Reading:
     def at_once(self, state: FileState, offset: int, size: int) -> list[Any] | None:
         """The bytes as pieces that this thread may write to the kernel, less than `size` at the end of the file.
 
-        None if the layout has to be asked for first.  Blocks on the device.  Raises FsError(EIO).
+        None if the layout has to be asked for first, or the bytes are another node's.  Blocks on the device.  Raises FsError(EIO).
         """
         buffer = read_buffer()[:size]
-        length = self._files.read_into(state, offset, buffer)
+        try:
+            length = self._files.read_into(state, offset, buffer)
+        except MustWait:
+            return None
         return [buffer[:length]] if length >= 0 else None
 
     def steps(self, ino: int, state: FileState | None, offset: int, size: int) -> Steps:

@@ -174,9 +174,22 @@ def store_when_room(
                 return True
             if err.errno not in SPACE_ERRORS or flushed:
                 raise
-            flushed = True  # what dirty records took and do not need comes back when they are flushed
-            yield mount.buffered.flusher.flush_all()
+            flushed = True
+            yield from let_room_come_back(mount)
     return False
+
+
+def let_room_come_back(mount: MountState) -> Steps:
+    """Waits for what may give space back: dirty records, which took more than they need, and removals that the leader has not heard of.
+
+    What fails of that is other files', and told to who syncs them; who asks for room is told whether there is some.
+    """
+    with contextlib.suppress(Error):
+        yield mount.buffered.flusher.flush_all()
+    names = mount.names_synced()
+    if names is not None:
+        with contextlib.suppress(FsError):  # there may be room all the same
+            yield names
 
 
 class DirtyWrites:
@@ -378,9 +391,15 @@ class ThroughWrites:
 
     def _reserve(self, need: int) -> Steps:
         """Space for one write.  What was kept for allocated ranges is not drawn on."""
-        reservation = self._mount.buffered.reservation
+        reservation, waited = self._mount.buffered.reservation, False
         while not reservation.take(need):
-            yield from reservation.refill(need)
+            try:
+                yield from reservation.refill(need)
+            except FsError as err:
+                if err.errno not in SPACE_ERRORS or waited:
+                    raise
+                waited = True
+                yield from let_room_come_back(self._mount)
 
     def leave_inline(self, ino: int) -> Steps:
         """Another kind of mount has left inline data: it becomes an extent, unless it changes meanwhile (then the caller looks again)."""

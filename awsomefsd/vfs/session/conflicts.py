@@ -1,8 +1,9 @@
 """Data that write(2) acknowledged and that may not be committed any more: somebody else may have changed the file since.
 
-It happens when a session has ended, for a volume that another mount had meanwhile, or for one file of a shared volume (its write lease has
-ended, and the leader tells of others' changes or refuses the commit).  The bytes are kept as files under ``state_dir/conflicts``, which
-`status` names; every open handle of the file answers EIO until it is closed, in this worker and in its successors.
+It happens when a session has ended, for a volume that another mount had meanwhile, or of whose metadata an older copy is in use since; or
+for one file of a shared volume (its write lease has ended, and the leader tells of others' changes or refuses the commit). The bytes are
+kept as files under ``state_dir/conflicts``, which `status` names; every open handle of the file answers EIO until it is closed, in this
+worker and in its successors.
 
 Order: handles first, so that an fsync that waits for these very records finds its handle lost when they are gone; then nothing more is
 buffered of these files; then the bytes, synced; then the records.  What is written meanwhile through a new handle waits until the records
@@ -12,12 +13,13 @@ asks the same question again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from awsomefsd.base.errors import FsError
@@ -26,6 +28,7 @@ from awsomefsd.io.file.file_data import FileState
 from awsomefsd.vfs.state.mount_state import MountState
 
 RETRY_PAUSE_S = 1.0
+OVERTAKEN = "the session had ended, and another mount had the volume since, or the cluster was recovered from a copy"
 
 log = logging.getLogger("awsomefsd.session")
 
@@ -70,6 +73,7 @@ class Conflicts:
             state.let_go()
         records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
+            mount.session.data_lost |= {record.ino for record in records}
             where = self._keep(records)
             log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
             self._saved.add(len(inos))
@@ -81,6 +85,7 @@ class Conflicts:
         """Stores records of a predecessor that no state of a file has taken up; waits as `save`."""
         inos = {record.ino for record in records}
         self._mount.session.lose_handles(inos)
+        self._mount.session.data_lost |= inos
         where = self._keep(records)
         log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
         self._saved.add(len(inos))
@@ -98,22 +103,39 @@ class Conflicts:
 def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
     """Store records that may not be committed; returns the directory made for them.
 
-    One file per record named ``<inode>-<offset>-<sequence>``, holding its bytes; everything is synced before this returns.
+    One file per record named ``<inode>-<offset>-<sequence>``, holding its bytes; everything is synced before this returns.  Raises OSError.
     """
     path = os.path.join(directory, f"{mount:016x}-{time.time_ns()}")
-    os.makedirs(path, mode=0o700)
-    for record in records:
-        name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            done = 0
-            while done < len(record.data):
-                done += os.write(fd, record.data[done:])
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    sync_directories(path, directory)
+    with whole_directory(path):
+        for record in records:
+            name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                done = 0
+                while done < len(record.data):
+                    done += os.write(fd, record.data[done:])
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        sync_directories(path, directory)
     return path
+
+
+@contextlib.contextmanager
+def whole_directory(path: str) -> Iterator[None]:
+    """Makes a directory, which goes again with all that is in it if the block raises OSError.
+
+    A disk that is full stays full if each try leaves what it has written, and nobody could tell which of the tries is whole.
+    """
+    os.makedirs(path, mode=0o700)
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(path):
+                os.unlink(os.path.join(path, name))
+            os.rmdir(path)
+        raise
 
 
 def sync_directories(path: str, directory: str) -> None:

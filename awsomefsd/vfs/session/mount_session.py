@@ -4,7 +4,9 @@ A successor worker takes the session of its predecessor over (same epoch, locks 
 for longer than the TTL), a new one is opened and nothing the old one held is assumed:
 - nobody else had the volume since: names and data are as we know them; handles of files with locks, and of files without names, answer EIO
   until closed, because locks and pins ended with the old session; dirty records go on under the new epoch;
-- another mount had it: dirty records go to the conflict area, every open handle answers EIO, and the kernel forgets what it knows.
+- another mount had it: dirty records go to the conflict area, every open handle answers EIO, and the kernel forgets what it knows;
+- the cluster was recovered from a copy: the same, and what programs were waiting for ends with EIO.  It follows from what they had done
+  before, and the copy may lack that: a rename over a file, of one whose bytes are not there, would take the older bytes away as well.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from typing import Protocol
 
 from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.limits import SESSION_RENEW_MS, SESSION_TTL_MS
+from awsomefsd.base.types import is_behind_recovery
 from awsomefsd.base.wait import Signal, block_on
+from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.meta.api.commands import OpenSession
 from awsomefsd.meta.api.messages import SessionOpened
 from awsomefsd.vfs.ops.lease_loss import timed_out
 from awsomefsd.vfs.ops.locks import LockOps
-from awsomefsd.vfs.session.conflicts import RETRY_PAUSE_S, Conflicts
-from awsomefsd.vfs.state.mount_state import MountState
+from awsomefsd.vfs.session.conflicts import OVERTAKEN, RETRY_PAUSE_S, Conflicts
+from awsomefsd.vfs.state.mount_state import MountState, recovered
 from awsomefsd.vfs.state.open_files import OpenFile
 
 BUSY_PAUSE_S = 0.5
@@ -34,7 +38,8 @@ log = logging.getLogger("awsomefsd.session")
 
 
 class SessionClient(Protocol):
-    session: int
+    @property
+    def session(self) -> int: ...
 
     def lease_left_ns(self) -> int: ...
     def start_session(self, command: OpenSession) -> SessionOpened: ...
@@ -93,10 +98,14 @@ class SessionLease:
         self._held = True
         self._holds += 1
 
-    def release(self) -> None:
-        """What we remember is of this session: those who waited look again."""
+    def release(self, error: FsError | None = None) -> None:
+        """What we remember is of this session: those who waited look again, or end with `error`."""
         self._held = False
-        self.announce()
+        if error is None:
+            self.announce()
+            return
+        signal, self._renewed = self._renewed, Signal()
+        signal.fire(None, error)
 
 
 def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:
@@ -192,6 +201,7 @@ class SessionKeeper:
 
     def _replace(self) -> None:
         self._mount.buffered.flusher.pause(True)
+        lost = self._lost_session
         opened = self._open()
         if opened is None:
             return
@@ -200,7 +210,7 @@ class SessionKeeper:
             self.after_session_loss(opened, changed_by_others=opened.changed_by_others)
         self._opened(opened)
         self._mount.buffered.flusher.pause(False)
-        self._lease.release()
+        self._lease.release(recovered() if is_behind_recovery(opened.session, lost) else None)
 
     def _open(self) -> SessionOpened | None:
         while self._lease.over is None:
@@ -218,8 +228,8 @@ class SessionKeeper:
         new = (opened.session, opened.epoch, changed_by_others)
         log.warning("the session had ended; new one opened session=%d epoch=%d changed_by_others=%s", *new)
         if changed_by_others:
-            self._conflicts.save(mount.buffered.files.dirty_states(), "the session had ended, and another mount had the volume since")
-            mount.buffered.files.forget_clean()
+            self._conflicts.save(mount.buffered.files.dirty_states(), OVERTAKEN)
+            mount.buffered.files.forget_clean(with_errors=True)  # who would be told of them has lost the handle
         lost = set(self._locks.inodes())
         everything = changed_by_others or not locks_known
         failed = mount.session.failed_handles
@@ -235,6 +245,13 @@ class SessionKeeper:
         if changed_by_others:
             mount.caches.pages.doubt()
         self._kernel.invalidate_all(known)
+
+    def removed(self, records: list[DirtyRecord], *, by_others: bool) -> None:
+        """Takes dirty records of a predecessor whose files are gone; nobody needs them, unless another mount may have removed these."""
+        if by_others and any(record.length for record in records):
+            self._conflicts.save_inherited(records, OVERTAKEN)
+        else:
+            self._mount.buffered.dirty.mark_clean(records)
 
     def _reserve_again(self, reserved_bytes: int) -> None:
         """Reserves space again for the dirty data: what was promised to it ended with the old session."""

@@ -18,7 +18,7 @@ from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.op_log import OpRecord
 from awsomefsd.io.file.shipper import record_of
 from awsomefsd.meta.machine.record_checks import inodes_of
-from awsomefsd.vfs.session.conflicts import RETRY_PAUSE_S, Conflicts, sync_directories
+from awsomefsd.vfs.session.conflicts import RETRY_PAUSE_S, Conflicts, sync_directories, whole_directory
 from awsomefsd.vfs.session.mount_session import KernelInvalidation
 from awsomefsd.vfs.state.mount_state import MountState
 
@@ -75,16 +75,16 @@ class NamesAside:
 
 
 def write_names(directory: str, mount: int, records: list[OpRecord]) -> str:
-    """Stores records as lines of JSON, synced; returns the directory made for them."""
+    """Stores records as lines of JSON, synced; returns the directory made for them.  Raises OSError."""
     path = os.path.join(directory, f"{mount:016x}-{time.time_ns()}-names")
-    os.makedirs(path, mode=0o700)
-    fd = os.open(os.path.join(path, "records"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        for record in records:
-            file.write(_line(record))
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directories(path, directory)
+    with whole_directory(path):
+        fd = os.open(os.path.join(path, "records"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            for record in records:
+                file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directories(path, directory)
     return path
 
 

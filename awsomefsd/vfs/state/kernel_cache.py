@@ -21,7 +21,10 @@ names, which waits for the lock of their directory and unmounts what is on it as
 
 *Pages* of strict inodes the kernel does not keep: they are opened with direct I/O.  Rejected: pages that follow the attributes, dropped by
 an INVAL_INODE before a GETATTR is answered.  INVAL_INODE while a GETATTR waits makes the kernel drop the attributes of that very answer, so
-its read(2) goes on with the old size.
+its read(2) goes on with the old size.  Mappings and sendfile(2) fill pages nevertheless.  A recall drops those, and is answered when they
+are gone or PAGES_RECALL_MS are over: INVAL_INODE waits for READs, which may wait for the leader.  Not while a handle of this mount may
+write: it would wait for dirty pages, which may wait for the lease.  What a READ fills without a lease, or while it leaves, goes as soon as
+it is answered (vfs/ops/direct_writes.py).
 
 All that is of strict inodes.  Of others (freshness.py) the kernel is told attributes and names for a fixed time, which no recall shortens,
 and it keeps pages (page_cache.py).
@@ -32,13 +35,15 @@ memory (one more format, for what the leader has anyway).
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
+from awsomefsd.base.consistency import is_loose
+from awsomefsd.base.limits import LEASES_PER_SESSION_MAX, PAGES_RECALL_MS
 from awsomefsd.base.types import LEASE_NONE, Attr
 from awsomefsd.base.wait import Resume
 from awsomefsd.meta.client.leases import LeaseView
@@ -83,13 +88,38 @@ class _Dropped:
         resume(None, None)
 
 
+class _PagesGone:
+    """The end of a recall, once: when the kernel has no page of the file, or has not given them up in time."""
+
+    def __init__(self, kernel: Kernel, ino: int, done: Callable[[], None]) -> None:
+        self._kernel = kernel
+        self._ino = ino
+        self._done: Callable[[], None] | None = done
+        self._lock = threading.Lock()
+
+    def start(self, threads: Threads) -> None:
+        timer = after(PAGES_RECALL_MS / 1_000, self._end)
+        threads.submit(partial(self._run, timer))
+
+    def _run(self, timer: threading.Timer) -> None:
+        self._kernel.forget_pages(self._ino)
+        timer.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            done, self._done = self._done, None
+        if done is not None:
+            done()
+
+
 class KernelCache:
     def __init__(
         self, leases: LeaseView, names: NameCache, kernel: Kernel, threads: Threads, left_ns: Callable[[], int], minor: Callable[[], int],
         modes: Modes, inherited: Iterable[OpenFile] = (),
     ) -> None:  # fmt: skip
         """`threads`: several, for nothing else, because each may wait in the kernel; `minor` of the protocol, once it is agreed on;
-        `inherited`: handles that a predecessor gave out."""
+        `inherited`: the handles that are open, at first those that a predecessor gave out."""
         self._leases = leases
         self._names = names
         self._kernel = kernel
@@ -102,6 +132,8 @@ class KernelCache:
         self._naming = threading.Lock()  # guards those two: recalls come on several threads
         self._minor = minor
         self._modes = modes
+        self._opens = inherited
+        self.filled: set[int] = set()  # open inodes of which it may have pages: those of Caches
         self.loose = LoosePages(lambda ino: self._kernel.forget_attributes(ino), inherited)
 
     # --- what is promised ---------------------------------------------------------------------------------------------------------
@@ -119,7 +151,7 @@ class KernelCache:
             self._told.clear()
         if lasting_ns:
             return 0 if self._leases.changing(ino) else lasting_ns
-        if self._names.attr(ino) != attr or self._leases.leaving(ino):
+        if self._names.attr(ino) != attr or self._leases.leaving(ino) or self.loose.opened_here(ino):
             return 0
         return max(self._left_ns(), 0)
 
@@ -162,11 +194,41 @@ class KernelCache:
         return True
 
     def _forget(self, ino: int, done: Callable[[], None]) -> None:
+        loosely = self.reads_loosely(ino)
         self._told.discard(ino)
-        if not self.loose.reading(ino):
+        if not loosely:
             self._kernel.forget_attributes(ino)
         self._names.drop(ino)
-        done()
+        if self.has_old_pages(ino):
+            _PagesGone(self._kernel, ino, done).start(self._threads)
+        else:
+            done()
+
+    def reads_loosely(self, ino: int) -> bool:
+        """Somebody reads it through pages that need not be strict, so an INVAL_INODE may do harm (page_cache.py).
+
+        The file says so now.  Where its attributes are not known, what it was opened as counts; of the handles that a successor inherits
+        nobody says that, so what is usual here does.
+        """
+        if not self.loose.reading(ino):
+            return False
+        attr = self._names.attr(ino)
+        if attr is None:
+            return self.loose.opened_here(ino) or (is_loose(self._modes.default) and ino not in self._told)
+        return self._modes.is_loose_file(attr)
+
+    def has_old_pages(self, ino: int) -> bool:
+        """Says of an inode whose lease goes, or is not had, whether pages have to be taken from the kernel, and can be."""
+        if ino not in self.filled or self.reads_loosely(ino):
+            return False
+        return ino not in self._written()
+
+    def old_pages(self) -> set[int]:
+        """The inodes of which `has_old_pages` is true now."""
+        return {ino for ino in self.filled.copy() - self._written() if not self.reads_loosely(ino)}
+
+    def _written(self) -> set[int]:
+        return {opened.ino for opened in self._opens if opened.flags & os.O_ACCMODE != os.O_RDONLY}
 
     def change(self, inos: list[int]) -> None:
         """This mount changes these: no timeout is given any more until that is decided, and what was given goes."""
@@ -183,7 +245,7 @@ class KernelCache:
 
     def known(self) -> list[int]:
         """Inodes of which the kernel may know something; for a session that was lost."""
-        return sorted({*self._told, *self.loose.known()})
+        return sorted({*self._told, *self.loose.known(), *self.old_pages()})
 
     # --- pages ------------------------------------------------------------------------------------------------------------------------
     def dropped(self, ino: int) -> _Dropped:

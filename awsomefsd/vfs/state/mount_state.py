@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import Error, FsError
-from awsomefsd.base.types import Attr
+from awsomefsd.base.types import Attr, is_behind_recovery
 from awsomefsd.base.wait import Prompt, Resume, Signal, Steps, Task, Wait, was_repeated
 from awsomefsd.io.file.dirty_log import DirtyLog
 from awsomefsd.io.file.file_data import FileState, FileTable
@@ -33,6 +33,11 @@ from awsomefsd.vfs.state.page_cache import WholePages
 from awsomefsd.vfs.state.replayed_answers import as_now
 from awsomefsd.vfs.state.rewrites import Rewrites
 from awsomefsd.vfs.state.shared_names import SharedNames
+
+
+def recovered() -> FsError:
+    """Returns the error of what was under way while the cluster was recovered from a copy (decision 456)."""
+    return FsError(errno.EIO, "the cluster was recovered from a copy of its metadata while this was under way")
 
 
 class SessionView(Protocol):
@@ -57,6 +62,8 @@ class Proposal(Prompt):
 
     One through an open file (`fh`) is for that handle's session: its lock may have ended with it, and others may have the file by now.  So
     each proposal names the session in which the handle was found to be good.
+
+    Behind a recovery of the cluster from a copy it is not repeated either, but ends with EIO: what it follows from may not be there.
 
     Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
     What is made with a lease is held before the answer is handed on; a lease of an earlier session than the present one is nobody's.
@@ -88,6 +95,9 @@ class Proposal(Prompt):
         return asked.attempt(resume)
 
     def start(self, resume: Resume) -> None:
+        if self._repeated and self._mount.session.is_behind_recovery:
+            resume(None, recovered())
+            return
         leases, touches = self._mount.caches.leases, self._touches
         if leases is None or not touches:
             self._start(resume)
@@ -203,6 +213,8 @@ class Caches:
         self._forget_told: Callable[[list[int], bool], None] = lambda inos, pages: None
         self.can_forget_names: Callable[[], bool] = bool  # the kernel can be made to forget them at once
         self.filled: set[int] = set()  # open inodes of which the kernel may keep pages (vfs/ops/direct_writes.py)
+        if kernel is not None:
+            kernel.filled = self.filled
         self.drop_pages: DropPages = lambda ino, offset, length, then: None if then is None else then()
 
     def tells(self, forget_told: Callable[[list[int], bool], None], can_forget_names: Callable[[], bool] = bool) -> None:
@@ -216,7 +228,7 @@ class Caches:
         Not of files that it reads through pages which need not be strict: the kernel would ignore attributes that are on their way.
         """
         kernel = self.kernel
-        self._forget_told([ino for ino in inos if kernel is None or not kernel.loose.reading(ino)], pages)
+        self._forget_told([ino for ino in inos if kernel is None or not kernel.reads_loosely(ino)], pages)
 
     def bytes_changed(self, before: Attr | None, after: Attr) -> None:
         """Lets the kernel know of set-ID bits that went with a change of the bytes, before it gets the answer.  `before`: None if unknown.
@@ -285,8 +297,10 @@ class SessionState:
         self.rewrites = Rewrites(opens)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
+        self.is_behind_recovery = False  # of the cluster: what a dead predecessor had begun is not executed again
         self.recovering = False  # requests of a dead predecessor are being executed again; only `repeating` changes it
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
+        self.data_lost: set[int] = set()  # inodes of which data was put aside, and that nobody has opened to write since
         self.late_errors: dict[int, Error] = {}  # by fh: a failed flush of which another one was told first
         self._metadata = metadata
 
@@ -300,6 +314,12 @@ class SessionState:
     def lose_handles(self, inos: set[int]) -> None:
         """Handles of these files have failed, here and for every successor: what was buffered of the files is gone for them."""
         self.failed_handles |= self.opens.lose(inos)
+
+    def tell_data_lost(self, ino: int) -> None:
+        """Raises FsError(EIO), once, if what was written to a file was put aside: it would take the place of another as it was before."""
+        if ino in self.data_lost:
+            self.data_lost.discard(ino)
+            raise FsError(errno.EIO, f"data of inode {ino} became a conflict; see `awsomefsd status`")
 
     def flush_failed(self, ino: int, error: Error) -> None:
         """Somebody is being told of it: each handle that is open now is told too, once, by its own fsync (as errseq_t of Linux)."""
@@ -315,11 +335,14 @@ class SessionState:
         self.rewrites.take_over()
 
     def session_after(self, token: tuple[int, int]) -> Wait:
-        """A Wait after a refusal (ESTALE): ends when the mount is served under another session, which may be so already."""
-        renewed = self.lease.renewed()
-        if self.lease.left_ns() > 0 and self._metadata.session_token() != token:
+        """A Wait after a refusal (ESTALE): ends when the mount is served under another session, which may be so already.
+
+        With FsError(EIO) if the cluster was recovered from a copy in between.
+        """
+        renewed, now = self.lease.renewed(), self._metadata.session_token()
+        if self.lease.left_ns() > 0 and now != token:
             renewed = Signal()
-            renewed.fire()
+            renewed.fire(None, recovered() if is_behind_recovery(now[0], token[0]) else None)
         return renewed
 
     def check_handle(self, fh: int | None) -> None:
@@ -472,8 +495,10 @@ class MountState:
     def handle_closed(self, ino: int, fh: int) -> None:
         self.session.opens.close(fh)
         self.session.late_errors.pop(fh, None)
-        if not self.session.opens.count(ino):
+        if ino in self.caches.filled and not self.session.opens.count(ino):
             self.caches.filled.discard(ino)
+            if self.session.opens.count(ino):
+                self.caches.filled.add(ino)  # it was opened meanwhile, and perhaps read
         self.caches.pages.closed(fh)
         if self.caches.kernel is not None:
             self.caches.kernel.loose.closed(ino, fh)

@@ -113,9 +113,11 @@ class LoosePages:
         self._forget_attributes = forget_attributes
         self._lock = threading.Lock()
         self._files: dict[int, _File] = {}
+        self._inherited: set[int] = set()  # handles of which it is not known what they were opened as
         for opened in inherited:
             if opened.kind == KIND_FILE:
                 self._handles(self._file(opened.ino), opened.flags).add(opened.fh)
+                self._inherited.add(opened.fh)
 
     def _file(self, ino: int) -> _File:
         file = self._files.get(ino)
@@ -165,6 +167,7 @@ class LoosePages:
         with self._lock:
             file.readers.discard(fh)
             file.writers.discard(fh)
+            self._inherited.discard(fh)
             if file.version is None and not file.readers and not file.writers and self._files.get(ino) is file:
                 del self._files[ino]
 
@@ -183,6 +186,14 @@ class LoosePages:
         """Somebody reads it through pages: what is on its way to the kernel of its attributes must count there."""
         file = self._files.get(ino)
         return file is not None and bool(file.readers)
+
+    def opened_here(self, ino: int) -> bool:
+        """As `reading`, by a handle that this worker has given out for that: no inherited one."""
+        file = self._files.get(ino)
+        if file is None:
+            return False
+        with self._lock:
+            return not file.readers <= self._inherited
 
     def written(self, ino: int) -> bool:
         """It is open here for writing: where its end is must be asked each time."""

@@ -12,7 +12,8 @@ There are two ways for a change, and no third:
 with an answer of other inodes is not believed.  So whatever the rules can be run over is true.
 
 A question is answered from these rows, or by the leader, once it has all records of the inodes in question.  If a record has since touched
-what the answer tells of, it is asked again as a change of the leader's is.
+what the answer tells of, it is asked again as a change of the leader's is.  While a change of this mount is on its way to the leader, rows
+that are held still answer, as things were before: nobody else is told of it before that lease is recalled.
 
 *A recall* marks the lease first (held_leases.py), so nothing more is decided of the inode.  It goes on when the leader has the newest
 record that touches it, and its rows are forgotten.  It waits for the shipper alone, and the shipper for no lease.
@@ -130,19 +131,22 @@ class SharedNames(DelegatedNames):
         with self.lock:
             self._leading += 1
             newest = self._newest_of_all()
+        sending = _Noted(send)
 
         def answered(reply: Any, error: BaseException | None) -> None:
             with self.lock:
                 self._leading -= 1
-                self._forget([*named(command), *_told(reply)])
+                if sending.begun:
+                    self._forget([*named(command), *_told(reply)])
                 resume(reply, error)
 
-        self._behind(newest, send, answered)
+        self._behind(newest, sending, answered)
 
     def _change(self, inos: list[int], send: Callable[[], Wait], resume: Resume) -> None:
         with self.lock:
             self._led.update(inos)
             newest = self._newest_of_all()
+        sending = _Noted(send)
 
         def answered(reply: Any, error: BaseException | None) -> None:
             with self.lock:
@@ -150,10 +154,11 @@ class SharedNames(DelegatedNames):
                     self._led[ino] -= 1
                     if not self._led[ino]:
                         del self._led[ino]
-                self._forget(inos)
+                if sending.begun:
+                    self._forget(inos)
                 resume(reply, error)
 
-        self._behind(newest, send, answered)
+        self._behind(newest, sending, answered)
 
     def _newest_of_all(self) -> int:
         """Returns the newest record that is not applied, as the log or the rows know: the log hears of an answer first."""
@@ -237,14 +242,18 @@ class SharedNames(DelegatedNames):
 
     # --- leases that go ----------------------------------------------------------------------------------------------------
     def let_go(self, ino: int, mode: int, done: Again) -> None:
-        """Handles a recall: when the leader has what was decided of the inode, nothing is known of it here.  Does not block."""
+        """Handles a recall: when the leader has what was decided of the inode, nothing is known of it here.  Does not block.
+
+        A recall of an earlier leader is void, and the lease is still held: more may be decided until the next leader asks.  Then rows stay.
+        """
         with self.lock:
             names = self._names
             newest = self._newest_of_all() if names is None else names.rows.newest_of(ino)
 
         def gone(_value: Any, _error: BaseException | None) -> None:
             with self.lock:
-                self._forget([ino])
+                if self.is_told(ino):
+                    self._forget([ino])
             done()
 
         if newest:
@@ -281,6 +290,18 @@ class SharedNames(DelegatedNames):
         self.shipper.goes_no_further(applied, round_, why)
         with suppress(FsError):  # that it was put aside
             block_on(self.shipper.wait(newest))
+
+
+class _Noted:
+    """A request that may never be sent: the mount ends while it waits for records, and then what is known of its inodes stays."""
+
+    def __init__(self, send: Callable[[], Wait]) -> None:
+        self._send = send
+        self.begun = False
+
+    def __call__(self) -> Wait:
+        self.begun = True
+        return self._send()
 
 
 def _told(reply: Any) -> list[int]:

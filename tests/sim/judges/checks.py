@@ -26,6 +26,7 @@ from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.raft.types import Role
 from tests.sim.judges.lease_checks import LeaseChecks
 from tests.sim.judges.renewal_checks import RenewalChecks
+from tests.sim.names.judge import NamesJudge
 from tests.sim.world import World
 
 
@@ -62,7 +63,7 @@ class HandedOut:
             numbers = [("segment", info.segment, info.incarnation) for info in reply.segments]
         elif isinstance(reply, m.SessionOpened) and not reply.resumed:
             numbers = [("session", reply.session)]
-        elif isinstance(reply, m.Found) and reply.created:
+        elif isinstance(reply, m.Found) and reply.created and not isinstance(entry.command, c.Link):
             numbers = [("inode", getattr(entry.command, "volume", 0), reply.attr.ino)]
         for number in numbers:
             if number in self._seen and self.judging:
@@ -93,6 +94,7 @@ class Checks:
         self._boots: dict[int, tuple[str, str]] = {}  # session → node and its boot
         self.ended: set[int] = set()  # sessions
         self.leases = LeaseChecks(world)
+        self.names: NamesJudge | None = None  # of mounts that decide names
         self.renewals = RenewalChecks(world)
         self.handed_out = HandedOut(world)
         self.turned: Callable[[], None] = lambda: None  # after each turn of any node
@@ -120,6 +122,7 @@ class Checks:
     def _observe(self, entry: c.Entry, reply: m.Reply, encoded: bytes) -> None:
         command = entry.command
         kept = not (isinstance(reply, m.Failed) and (reply.retry or reply.errno == errno.ESTALE))
+        kept = kept and not isinstance(command, c.Apply)  # once by the sequences of its records
         if entry.mount and entry.unique != HOST_UNIQUE and kept:
             first = self._outcomes.setdefault((entry.mount, entry.unique), (entry.index, encoded, entry.session))
             if first[1] != encoded:
@@ -128,10 +131,12 @@ class Checks:
             if first[0] != entry.index:
                 return
         self.leases.applied(entry, reply)
+        if self.names is not None:
+            self.names.applied(entry, reply)
         self.handed_out.look(entry, reply)
         if isinstance(command, c.Recover):
             self.ended.update(self._boots)
-            self.leases.sessions_ended(self._boots)
+            self._have_ended([*self._boots])
         if isinstance(command, c.SetVolume) and isinstance(reply, m.Done):
             self._values[command.quota_inodes] = (command.volume, entry.index)
             self._writes.setdefault(command.volume, []).append(entry.index)
@@ -140,7 +145,7 @@ class Checks:
         elif isinstance(command, c.OpenSession) and isinstance(reply, m.SessionOpened):
             ended = [other for other, (node, was) in self._boots.items() if node == command.node and was != command.boot_id]
             self.ended.update(ended)
-            self.leases.sessions_ended(ended)
+            self._have_ended(ended)
             self._boots[reply.session] = (command.node, command.boot_id)
 
     def rewind(self, index: int) -> None:
@@ -240,10 +245,15 @@ class Checks:
         self._sessions[reply.session] = mount
         self.world.say(f"{mount.host.name}: session {reply.session} {'resumed' if reply.resumed else 'opened'}")
 
+    def _have_ended(self, sessions: list[int]) -> None:
+        self.leases.sessions_ended(sessions)
+        if self.names is not None:
+            self.names.sessions_ended(sessions)
+
     def _session_ended(self, session: int) -> None:
         """A session is ended only when its worker, by its own clock, serves no more: the lease is over in true time."""
         self.ended.add(session)
-        self.leases.sessions_ended([session])
+        self._have_ended([session])
         mount = self._sessions.get(session)
         if mount is not None and mount.up and mount.session == session and not mount.dead:
             left = mount.lease.left_ns(mount.host.clock.boot_ns())

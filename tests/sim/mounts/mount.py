@@ -14,10 +14,11 @@ from typing import Any
 from awsomefsd.base.codec import encode
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.limits import CLIENT_GREETING_MS
 from awsomefsd.base.types import BACKGROUND_BIT
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.client.client import decode_answer
+from awsomefsd.meta.client.client import GREETING_TIMEOUT_S, decode_answer
 from awsomefsd.meta.client.core import HELLO_CALL, ClientCore, Outstanding
 from awsomefsd.meta.client.session_lease import RenewalTimer
 from tests.sim.machines.clock import SimClock
@@ -50,9 +51,12 @@ class Host:
         if self.mount is not None:
             self.checks.leases.device.drain(self.mount)
         number = self.world.dice(f"mounts/{self.name}").getrandbits(48) | 1
-        self.mount = Mount(self, number)
+        self.mount = self.make_mount(number)
         self.mount.start_worker()
         return self.mount
+
+    def make_mount(self, number: int) -> Mount:
+        return Mount(self, number)
 
 
 class Mount:
@@ -147,7 +151,8 @@ class Mount:
         sock.link, sock.end = link, theirs
         self._link, self._end, self._greeted = link, mine, False
         link.send(mine, frame(encode(m.RequestEnvelope(HELLO_CALL, self.core.hello()))))
-        self.world.after(10 * SECOND, self._greeting_late, link, owner=self)
+        patience_ns = CLIENT_GREETING_MS * MS if self.core.impatient else GREETING_TIMEOUT_S * SECOND  # as in the worker
+        self.world.after(patience_ns, self._greeting_late, link, owner=self)
 
     def _refused(self, number: int) -> None:
         if self._link is None and number == self._tries:

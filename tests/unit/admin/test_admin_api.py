@@ -18,7 +18,7 @@ import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from awsomefsd.admin import server, trailers
+from awsomefsd.admin import client, server, trailers
 from awsomefsd.admin.client import AdminClient
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
@@ -28,6 +28,7 @@ from awsomefsd.base import sockets
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused, Unavailable, WouldLoseData
 from awsomefsd.base.metrics import Registry
 from awsomefsd.meta.api.commands import DeleteVolume, Entry
+from tests.rigs.full_queue import full_queue
 
 ROOT = Path(__file__).parents[3]
 ERRORS = {
@@ -250,6 +251,22 @@ def test_nobody_there_is_said_in_words(tmp_path: Path) -> None:
     sockets.listen_unix(tmp_path / "admin.sock", 0o600).close()
     with pytest.raises(Unavailable, match="awsomefsd run"):
         AdminClient(tmp_path / "admin.sock")
+
+
+def test_a_daemon_that_is_stopped_is_not_called_one_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CONNECT_S", 0.2)
+    path = tmp_path / "admin.sock"
+    told = pytest.raises(Unavailable, match="lives, but does not answer: it is stopped")
+    with sockets.listen_unix(path, 0o600), AdminClient(path) as asking, told as refused:
+        asking.call("ListMounts", timeout_s=60)
+    assert "run as root" not in str(refused.value), "no right is missing"
+
+
+def test_a_daemon_that_is_stopped_holds_up_nobody_however_many_have_asked(tmp_path: Path) -> None:
+    """Each who gave up stays in the kernel's queue, and where that is full connect(2) waits for as long as the daemon is stopped."""
+    path = tmp_path / "admin.sock"
+    with full_queue(path), pytest.raises(Unavailable, match="lives, but does not answer: it is stopped"):
+        AdminClient(path)
 
 
 def test_every_error_has_a_status() -> None:

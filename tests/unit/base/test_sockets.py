@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base import sockets
+from awsomefsd.cluster.resolver import look_up
+from awsomefsd.meta.client import connection
 
 
 def test_peer_is_us(tmp_path: Path) -> None:
@@ -70,3 +72,13 @@ def test_peer_in_many_groups(tmp_path: Path) -> None:
         with other:
             assert set(groups) <= sockets.peer_of(other).gids
         assert client.wait(60) == 0
+
+
+@pytest.mark.parametrize("name", ["node..example", "a" * 64 + ".example"])
+def test_a_name_that_no_host_can_have_is_an_error_of_the_system(name: str) -> None:
+    with pytest.raises(OSError, match="not the name of a host"):
+        sockets.connect_tcp(name, 7440, 1)
+    with pytest.raises(OSError, match="not the name of a host"):
+        look_up(name)
+    with pytest.raises(OSError, match="not the name of a host"):
+        connection.connect(f"11111111-0000-0000-0000-000000000000@{name}:7441")

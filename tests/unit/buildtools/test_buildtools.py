@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from buildtools import chaos, commands, halves, lint, load, procs
+from awsomefsd.keeper import mount_syscalls
+from buildtools import chaos, commands, lint, load, parts, procs
 from buildtools.nodes import MARKER, Node
 from buildtools.say import BuildError, parse_size, size
 
@@ -232,54 +233,80 @@ def test_random_choice_is_replayed_by_the_seed(tmp_path):
 
 def test_each_run_draws_a_seed_and_a_given_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWSOMEFSD_SEED", raising=False)
-    assert len({halves.drawn_seed() for _ in range(20)}) > 1
+    assert len({parts.drawn_seed() for _ in range(20)}) > 1
     monkeypatch.setenv("AWSOMEFSD_SEED", "17")
-    assert {halves.drawn_seed() for _ in range(3)} == {"17"}
+    assert {parts.drawn_seed() for _ in range(3)} == {"17"}
 
 
-def test_the_two_halves_are_all_tests_and_none_twice() -> None:
+def test_the_parts_are_all_tests_and_none_twice() -> None:
     def chosen(words: list[str], path: str) -> bool:
         left_out = [word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")]
-        return any(path.startswith(f"{word}/") for word in words) and not any(path.startswith(f"{word}/") for word in left_out)
+        return any(path == word or path.startswith(f"{word}/") for word in words) and not any(
+            path == word or path.startswith(f"{word}/") for word in left_out
+        )
 
-    files = [str(path.relative_to(halves.CHECKOUT)) for path in (halves.CHECKOUT / "tests").rglob("test_*.py")]
+    files = [str(path.relative_to(parts.CHECKOUT)) for path in (parts.CHECKOUT / "tests").rglob("test_*.py")]
     assert len(files) > 100
     for path in files:
-        assert sum(chosen(words, path) for words in halves.halves()) == 1, path
+        assert sum(chosen(part.words, path) for part in parts.parts()) == 1, path
 
 
-def test_a_half_that_fails_fails_the_whole_and_reports_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    for name, text in (
-        ("good", "import pytest\n@pytest.mark.skip(reason='no such tool')\ndef test_a(): pass\n"),
-        ("bad", "def test_b(): assert 0\n"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"test_{name}.py").write_text(text)
-    monkeypatch.setattr(halves, "halves", lambda: [[str(tmp_path / "good")], [str(tmp_path / "bad")]])
-    monkeypatch.setattr(halves, "OPTIONS", ("-ra", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)))
+def _runs(monkeypatch: pytest.MonkeyPatch, root: Path, texts: dict[str, str]) -> int:
+    for name, text in texts.items():
+        (root / name).mkdir()
+        (root / name / f"test_{name}.py").write_text(text)
+    monkeypatch.setattr(parts, "parts", lambda: [parts.Part([str(root / name)]) for name in texts])
+    monkeypatch.setattr(parts, "OPTIONS", ("-ra", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(root)))
     kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        assert halves.run(sys.executable) == 1
+        return parts.run(sys.executable)
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_part_that_fails_fails_the_whole_and_reports_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    texts = {f"good{number}": "import pytest\n@pytest.mark.skip(reason='no such tool')\ndef test_a(): pass\n" for number in range(4)}
+    assert _runs(monkeypatch, tmp_path, {**texts, "bad": "def test_b(): assert 0\n", "none": ""}) == 1
     said = capfd.readouterr().out
-    assert "test_bad.py::test_b" in said and said.index("What was skipped") < said.rindex("no such tool")
+    assert said.index("What was skipped") < said.rindex("no such tool") < said.rindex("What failed") < said.rindex("test_bad.py::test_b")
+    assert "FAILED" in said[: said.index("What was skipped")], "a run that is ended from outside has told nothing"
+
+
+def test_a_signal_ends_all_parts_and_what_was_not_run_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    waits = "import os, pathlib, signal, time\ndef test_a():\n    {}\n    time.sleep(60)\n"
+    texts = {f"waits{number}": waits.format("pass") for number in range(3)}
+    texts["waits0"] = waits.format(f"os.kill({os.getpid()}, signal.SIGTERM)")
+    assert _runs(monkeypatch, tmp_path, texts | {"later": "def test_b(): pass\n"}) != 0
+    assert "later: was not run" in capfd.readouterr().err
 
 
 @pytest.mark.root
-def test_no_half_sees_or_holds_the_mounts_of_the_other() -> None:
-    told = subprocess.run([*halves.apart(), "readlink", "/proc/self/ns/mnt"], capture_output=True, text=True, check=True)
+def test_no_part_sees_or_holds_the_mounts_of_another() -> None:
+    told = subprocess.run([*parts.apart(), "readlink", "/proc/self/ns/mnt"], capture_output=True, text=True, check=True)
     assert told.stdout.strip() != os.readlink("/proc/self/ns/mnt")
+
+
+@pytest.mark.root
+def test_no_part_sees_a_mount_that_a_killed_run_has_left(tmp_path: Path) -> None:
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    mount_syscalls.mount_fuse(fd, str(tmp_path), "lost", [], "")
+    os.close(fd)
+    try:
+        told = subprocess.run([*parts.apart(), "cat", "/proc/self/mountinfo"], capture_output=True, text=True, check=True)
+        assert " / / " in told.stdout and str(tmp_path) not in told.stdout
+        assert str(tmp_path) in Path("/proc/self/mountinfo").read_text(), "it was taken from this host too"
+    finally:
+        mount_syscalls.umount(str(tmp_path), mount_syscalls.MNT_DETACH)
 
 
 # --- seeds ---------------------------------------------------------------------------------------------------------------------
 def test_each_run_draws_a_seed_and_a_seed_that_is_given_is_kept(monkeypatch):
     monkeypatch.setenv("AWSOMEFSD_SEED", "")
-    assert len({halves.drawn_seed() for _ in range(8)}) > 1
+    assert len({parts.drawn_seed() for _ in range(8)}) > 1
     assert commands.take_seed(["tests/unit", "--seed", "4711", "-x"]) == ["tests/unit", "-x"]
-    assert halves.drawn_seed() == "4711"
-    assert commands.take_seed(["--seed=12"]) == [] and halves.drawn_seed() == "12"
+    assert parts.drawn_seed() == "4711"
+    assert commands.take_seed(["--seed=12"]) == [] and parts.drawn_seed() == "12"
 
 
 @pytest.mark.parametrize("words", [["--seed"], ["--seed", "x"], ["--seed=-1"]])
@@ -291,6 +318,6 @@ def test_a_seed_that_is_no_number_is_refused(words, monkeypatch):
 
 def test_each_run_draws_a_seed_of_its_own_and_keeps_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWSOMEFSD_SEED", raising=False)
-    assert len({halves.drawn_seed() for _ in range(8)}) > 1
+    assert len({parts.drawn_seed() for _ in range(8)}) > 1
     monkeypatch.setenv("AWSOMEFSD_SEED", "7")
-    assert halves.drawn_seed() == "7"
+    assert parts.drawn_seed() == "7"

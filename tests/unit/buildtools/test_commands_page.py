@@ -24,7 +24,7 @@ def test_every_command_and_option_is_on_the_page() -> None:
     text = commands_page.page()
     for name, command in _FOUND.items():
         section = text.partition(f"# awsomefsd {name}\n")[2].split("\n## ")[0].split("\n### ")[0]
-        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option) and not parameter.hidden]
         own = [one for one in options if one.name not in ("state_dir", "run_dir", "config_file")]
         assert section and all(f"`{word}`" in section for one in own for word in one.opts), name
 

@@ -31,6 +31,7 @@ PLANTED = {
     "8.": ("awsomefsd.keeper.loop", "awsomefsd.meta.api.bounds"),
     "9.": ("awsomefsd.recovery.fsck", "lmdb"),
     "10.": ("awsomefsd.node.catalog", "grpc"),
+    "11.": ("awsomefsd.tier.store", "obstore"),
 }
 
 

@@ -1,8 +1,8 @@
 """docs/MONITORING.md names every metric that the code has, and no other; its alert rules, and the dashboard, use none that is not there.
 
 The names are read from the code: literals that begin with "awsomefsd_", counters of a mount's control area, and the keys of dictionaries in
-functions called figures or named, or of modules called figures, which admin/status.py turns into metrics of a worker, of collection or of
-the metadata service.
+functions called figures or named, or of modules called figures.  node/health/figures.py says what each of these is called on the
+metrics page.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 
 import yaml
 
+from awsomefsd.base import power_cut
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.meta.server.leases.lease_recalls import RECALL_BOUNDS_MS
+from awsomefsd.node.health import figures as described
 from buildtools.say import CHECKOUT
 
 PACKAGE = CHECKOUT / "awsomefsd"
@@ -45,21 +47,31 @@ def _keys(path: Path, text: str) -> Iterator[str]:
 def _prefix(path: Path) -> str:
     """As admin/status.py chooses it."""
     folder = path.relative_to(PACKAGE).parts
-    return "worker_" if folder[0] == "worker" else "collect_" if folder[:2] == ("io", "collect") else "meta_"
+    if folder[:2] == ("io", "pool"):
+        return ""  # the segment server's have the whole name
+    return "worker_" if folder[0] in ("worker", "vfs") else "collect_" if folder[:2] == ("io", "collect") else "meta_"
+
+
+def _described(figure: str) -> str:
+    sample = described.sample(figure, 0)
+    assert sample.help != described.UNKNOWN, f"node/health/figures.py has no {figure}"
+    return sample.name
 
 
 def metrics() -> set[str]:
-    """Every name of a metric, "awsomefsd_…", with one name for each family of a member, an opcode or a bound."""
-    found = {f"awsomefsd_{name}" for name in OF_CLUSTER}
+    """Every name of a metric, "awsomefsd_…"."""
+    found = {f"awsomefsd_{name}" for name in OF_CLUSTER} | {f"awsomefsd_{name}" for _, name, _, _ in described.FAMILIES}
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         found |= _literals(text)
-        if path.relative_to(PACKAGE).parts[0] in ("worker", "io", "meta", "node", "cluster"):
-            found |= {f"awsomefsd_{_prefix(path)}{key}" for key in _keys(path, text) if key not in WORDS | NOT_SHOWN}
+        if path == Path(described.__file__):
+            continue
+        if path.relative_to(PACKAGE).parts[0] in ("worker", "vfs", "io", "meta", "node", "cluster"):
+            keys = {f"{_prefix(path)}{key}" for key in _keys(path, text) if key not in WORDS | NOT_SHOWN}
+            found |= {_described(key) for key in keys}
         counters = re.findall(r'control\.counter\("([a-z_]+)"\)', text)
-        found |= {f"awsomefsd_worker_{name}" for name in counters}
-    found |= {"awsomefsd_worker_fuse_OPCODE", "awsomefsd_meta_lease_recalls_within_Nms"}
-    return found | {"awsomefsd_meta_lag_UUID", "awsomefsd_meta_silent_ms_UUID"}
+        found |= {_described(f"worker_{name}") for name in counters}
+    return found | {_described(f"worker_{name}") for name in (power_cut.DECIDES, power_cut.WHY)}
 
 
 def documented() -> dict[str, str]:
@@ -78,14 +90,28 @@ def test_families_are_there() -> None:
     assert 'counter(f"fuse_{op.name.lower()}")' in (PACKAGE / "fuse" / "session.py").read_text() and Opcode.READ
     lags = (PACKAGE / "meta" / "voter" / "status.py").read_text()
     assert 'f"lag_{' in lags and 'f"silent_ms_{' in lags
-    bounds = "N is " + ", ".join(map(str, RECALL_BOUNDS_MS))
-    assert bounds in PAGE.read_text()
+    assert f"({', '.join(f'{bound / 1_000:g}' for bound in RECALL_BOUNDS_MS)})" in PAGE.read_text()
+    for figure in ("worker_fuse_read", "meta_lag_0c8e7c99-5bd6", "meta_silent_ms_0c8e7c99-5bd6", "meta_lease_recalls_within_3ms"):
+        assert described.sample(figure, 1).labels
 
 
 def test_types() -> None:
     for name, kind in documented().items():
-        assert (kind == "counter") == (name.endswith("_total") and name != "awsomefsd_collect_segments_total"), name
+        assert (kind == "counter") == name.endswith("_total"), name
         assert kind in ("gauge", "gauge, grows", "counter") or (kind == "histogram" and name.endswith("_seconds")), name
+
+
+def test_the_page_says_what_prometheus_is_told() -> None:
+    rows = dict(re.findall(r"^\| `awsomefsd_([a-z0-9_]+)` \| [a-z, ]+ \| (.*) \|$", PAGE.read_text(), re.M))
+    kinds = documented()
+    for figure, means in {**described.COUNTERS, **described.GAUGES}.items():
+        sample = described.sample(figure, 0)
+        assert rows[sample.name.removeprefix("awsomefsd_")].replace("`", "") == means
+        assert kinds[sample.name].startswith(sample.kind) and sample.help == means
+
+
+def test_no_figure_is_described_that_is_not_there() -> None:
+    assert {described.sample(figure, 0).name for figure in {**described.COUNTERS, **described.GAUGES}} <= metrics()
 
 
 def test_rules_use_metrics_that_are_there() -> None:
@@ -109,4 +135,4 @@ def test_the_dashboard_uses_metrics_that_are_there() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     used = {name for panel in panels for target in panel.get("targets", ()) for name in _NAME.findall(target["expr"])}
     assert used and used <= metrics()
-    assert len(panels) == 11 and "eleven panels" in PAGE.read_text()
+    assert len(panels) == 16 and "sixteen panels" in PAGE.read_text()

@@ -23,6 +23,7 @@ from awsomefsd.base.errors import WouldLoseData
 from awsomefsd.base.sockets import readable
 from awsomefsd.cli import main as command_line
 from awsomefsd.cli.main import COMMANDS, Invocation
+from awsomefsd.cli.output import print_table
 from awsomefsd.cli.processes import mount_helper
 from awsomefsd.cluster.pki import founding_token
 
@@ -283,6 +284,35 @@ def test_an_empty_path_is_no_directory(capsys: pytest.CaptureFixture[str], optio
         assert (code, out) == (2, "") and "the path is empty" in err
 
 
+def test_a_mount_without_a_directory_or_a_volume_is_wrong_usage(
+    asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (("mount", "demo", ""), ("mount", "-r"), ("mount", "-O", "shared"), ("mount", "demo")):
+        code, _, err = run(capsys, *words)
+        assert code == 2 and ("the path is empty" in err or "missing" in err), (words, err)
+    code, _, err = run(capsys, "mount-helper", "demo", "")
+    assert code == mount_helper.BAD_USAGE and "the path is empty" in err
+    assert not asked, "the daemon was asked to mount on the directory that somebody happened to be in"
+
+
+def test_an_empty_reader_and_no_intervals_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script whose variable is not set would get an audit log that forgets where it stood, or a command that never ends."""
+    for words in (("events", "--reader", ""), ("log", "follow", "--reader", ""), ("stats", "--count", "0"), ("top", "--count", "0")):
+        assert run(capsys, *words, "--run-dir", "/nonexistent")[0] == 2, words
+
+
+@pytest.mark.parametrize("number", ["-1", str(2**63), "1" * 20, "nan"])
+def test_a_quota_of_files_that_cannot_be_stored_is_wrong_usage(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "volume", "create", "v", f"--quota-files={number}")
+    assert code == 2 and "--quota-files" in err
+
+
+def test_columns_of_numbers_are_aligned_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME", "LONG SIZE"], [["a", "1"], ["b", "222"]], right=("LONG SIZE",))
+    head, _, first, second = capsys.readouterr().out.splitlines()
+    assert (head, first, second) == ("NAME   LONG SIZE", "a              1", "b            222")
+
+
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         code, out, _ = run(capsys, name, "--help")
@@ -360,7 +390,7 @@ class FakeClient:
 
     asked: list[tuple[str, dict[str, Any]]] = []
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: object = None) -> None:
         self.path = path
 
     def __enter__(self) -> FakeClient:
@@ -450,7 +480,8 @@ def test_when_names_are_durable_is_changed_by_a_word_that_the_daemon_knows(
 def test_a_volume_is_made_with_its_names_or_not_at_all(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "volume", "create", "v", "--names", "eventually")
     assert code == 2 and "'durable'" in err and not asked
-    assert run(capsys, "volume", "create", "v")[0] == 0 and asked.pop()[1]["names"] == "durable"
+    assert run(capsys, "volume", "create", "v")[0] == 0 and asked.pop()[1]["names"] == "", "the daemon knows the level of the cluster"
+    assert run(capsys, "volume", "create", "v", "--names", "durable")[0] == 0 and asked.pop()[1]["names"] == "durable"
     assert run(capsys, "volume", "create", "v", "--quota", "1G", "--names", "delegated")[0] == 0
     _, fields = asked.pop()
     assert (fields["names"], fields["quota_bytes"], fields["mode"]) == ("delegated", 1 << 30, 0o755)
@@ -458,6 +489,14 @@ def test_a_volume_is_made_with_its_names_or_not_at_all(asked: list[tuple[str, di
     assert code == 1 and "restart the daemon" in err and not out
     assert [rpc for rpc, _ in asked] == ["CreateVolume", "DeleteVolume"], "it was made without, and is gone again"
     assert run(capsys, "volume", "create", "of-older-daemon")[0] == 0, "such a daemon makes volumes as ever"
+
+
+@pytest.mark.parametrize("words", [("create", ""), ("show", ""), ("delete", ""), ("set", "", "--quota", "1G"), ("set", "v", "--name", "")])
+def test_an_empty_name_of_a_volume_is_wrong_usage(
+    asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    code, _, err = run(capsys, "volume", *words)
+    assert code == 2 and "volume ls" in err and not asked
 
 
 def test_client_of_tests_looks_like_the_real_one() -> None:
@@ -484,3 +523,9 @@ def test_umount_all_goes_on_after_a_failure(
     assert code == 1 and "/a/b: somebody is in it" in err and "unmounted /c" in out
     assert [fields["target"] for _, fields in asked] == ["/c", "/a/b", "/a"]
     assert run(capsys, "umount")[0] == run(capsys, "umount", "--all", "x")[0] == 2
+
+
+@pytest.mark.parametrize("words", [("stats", "--interval", "nan"), ("top", "--interval", "nan"), ("bench", "--seconds", "nan")])
+def test_nan_is_no_number_of_seconds(words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.run(["--run-dir", str(tmp_path), *words]) == command_line.USAGE
+    assert "nan is no number" in capsys.readouterr().err

@@ -54,11 +54,11 @@ def test_a_finding_of_scrub_is_printable(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_error_of_the_daemon_is_printable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(_invocation: main.Invocation) -> None:
-        raise FsError(16, "used by a\x1b]0;root\x07 (pid 7)\nfurther words")
+        raise FsError(16, "used by a\x1b]0;root\x07 (pid 7)\nforged words")
 
     monkeypatch.setattr(main.Invocation, "client", busy)
     assert main.run(["status"]) == 1
-    assert capsys.readouterr().err == r"awsomefsd: used by a\x1b]0;root\x07 (pid 7)" + "\nfurther words\n"
+    assert capsys.readouterr().err == r"awsomefsd: used by a\x1b]0;root\x07 (pid 7)\x0aforged words" + "\n"
 
 
 def test_a_name_that_is_no_utf_8_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

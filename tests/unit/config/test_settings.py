@@ -74,6 +74,9 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
         ("AWSOMEFSD_MEMORY_WORKER", "1M", "memory.worker"),
         ("AWSOMEFSD_METRICS_LISTEN", "0.0.0.0:9310", "metrics.listen"),
         ("AWSOMEFSD_METRICS_LISTEN", "127.0.0.1", "metrics.listen"),
+        ("AWSOMEFSD_UI_LISTEN", "localhost:7480", "ui.listen"),
+        ("AWSOMEFSD_UI_LISTEN", "7480", "ui.listen"),
+        ("AWSOMEFSD_UI_NAMES", "a.example, b:7480", "ui.names"),
         ("AWSOMEFSD_ADMIN_GROUP", "no-such-group-here", "admin_group"),
         ("AWSOMEFSD_MOUNT_OPTIONS", "noatime,nosiud", "mount.options"),
         ("AWSOMEFSD_MOUNT_OPTIONS", "consistency=bounded", "mount.options"),
@@ -104,6 +107,13 @@ def test_metrics_are_public_only_by_their_own_switch() -> None:
     chosen = load(environ={"AWSOMEFSD_METRICS_LISTEN": "0.0.0.0:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"}).metrics
     assert chosen.public and chosen.listen == "0.0.0.0:9310"
     refused("metrics.listen", environ={"AWSOMEFSD_METRICS_LISTEN": "example:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"})
+
+
+def test_the_web_page_is_off_and_has_names() -> None:
+    assert load(environ={}).ui.listen == "" and load(environ={}).ui.hosts == []
+    chosen = load(environ={"AWSOMEFSD_UI_LISTEN": "[::]:7480", "AWSOMEFSD_UI_NAMES": " a.example,b-1 ,"}).ui
+    assert chosen.listen == "[::]:7480" and chosen.hosts == ["a.example", "b-1"]
+    refused('such as "10.0.0.1:7480"', environ={"AWSOMEFSD_UI_LISTEN": "here"})
 
 
 def test_variables_of_others_are_left_alone() -> None:
@@ -182,6 +192,12 @@ def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="token in") as caught:
         load(tmp_path / "c.toml", environ={})
     assert "secretsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["node..example", "a" * 64 + ".example", "node.", "-node"])
+def test_a_name_that_no_host_can_have_is_not_advertised(name: str) -> None:
+    with pytest.raises(ConfigError, match="advertise"):
+        load(environ={"AWSOMEFSD_CLUSTER_ADVERTISE": name})
 
 
 def test_the_cluster_section() -> None:

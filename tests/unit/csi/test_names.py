@@ -84,6 +84,16 @@ def test_names_of_a_class_are_those_of_its_volumes_and_a_modification_changes_th
     assert rig.delegated and rig.proposed == [c.SetCsiVolume], "what is not asked for stays, also what `volume set` has changed"
 
 
+@pytest.mark.parametrize(("level", "delegated"), [(DELEGATION, True), (DELEGATION - 1, False)])
+def test_a_class_that_says_nothing_makes_volumes_as_new_ones_are(level: int, delegated: bool) -> None:
+    rig = Rig(level)
+    volume = rig.create()
+    assert rig.delegated is delegated and rig.create() == volume
+    rig.proposed.clear()
+    rig.modify(volume, inodes="20")
+    assert rig.delegated is delegated and rig.proposed == [c.SetCsiVolume]
+
+
 def test_below_their_level_delegated_names_are_refused_and_nothing_is_made_or_changed() -> None:
     rig = Rig(level=2)
     with pytest.raises(Aborted, match=r"FAILED_PRECONDITION.*needs level 4.*awsomefsd upgrade finalize"):

@@ -56,7 +56,7 @@ def read(block: bool = False, **parameters: str) -> rules.WantedVolume:
 
 
 def test_parameters() -> None:
-    assert (read().names, read(names="durable").names, read(names="delegated").names) == (0, 0, 1)
+    assert (read().names, read(names="durable").names, read(names="delegated").names) == (None, 0, 1)
     wanted = read(mode="0750", uid="5", inodes="10k", quota="none")
     assert (wanted.mode, wanted.uid, wanted.hard) == (0o750, 5, False) and wanted.inodes > 0
     known = {"csi.storage.k8s.io/pvc/name": "claim", "volume": "v", "subdirectory": "${pvc.name}/${name}"}

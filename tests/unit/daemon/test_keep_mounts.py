@@ -80,6 +80,25 @@ def test_a_mount_and_an_unmount_are_events(tmp_path: Path) -> None:
         subprocess.run(["umount", "-q", str(at)], check=False)
 
 
+def test_a_mount_before_the_wait_is_an_event(tmp_path: Path) -> None:
+    """The kernel tells an epoll of a change once, and a loop that only then begins to watch that epoll is not told again."""
+    at = tmp_path / "at"
+    at.mkdir()
+
+    async def main(events: HostEvents) -> list[bool]:
+        seen = []
+        for command in (["mount", "-t", "tmpfs", "none", str(at)], ["umount", str(at)]):
+            await trio.run_process(command)
+            seen.append(await events.changed(5))
+        return seen
+
+    try:
+        with events_of(tmp_path) as events:
+            assert trio.run(main, events) == [True, True]
+    finally:
+        subprocess.run(["umount", "-q", str(at)], check=False)
+
+
 def test_the_end_of_the_keeper_is_an_event(tmp_path: Path) -> None:
     listener = wire.listen(tmp_path / wire.SOCKET_NAME)
 
@@ -119,4 +138,3 @@ def test_what_is_not_in_order_is_looked_at_again_and_what_is_dead_is_revived(tmp
 
     with events_of(tmp_path) as events:
         trio.run(main, events)
-

@@ -162,7 +162,7 @@ def run(call: Callable[..., Any], *args: Any) -> Any:
 
 def drop_pages_for(fs: DictFs, fd: int) -> None:
     """Direct writes take the pages of their ranges from the kernel, as on a mount."""
-    caches = SimpleNamespace(filled=set(), kernel=None, drop_pages=Notifier(fd).drop_pages)
+    caches = SimpleNamespace(filled=set(), kernel=None, leases=None, drop_pages=Notifier(fd).drop_pages)
     dirty = SimpleNamespace(answered=lambda unique: None)
     mount: Any = SimpleNamespace(caches=caches, buffered=SimpleNamespace(dirty=dirty))
     direct = DirectWrites(mount, fs.read, fs.write)

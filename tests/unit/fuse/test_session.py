@@ -18,7 +18,7 @@ from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.sockets import readable
 from awsomefsd.base.types import RESEND_BIT
 from awsomefsd.base.wait import Errand, Prompt, Resume, Signal
-from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, slots
+from awsomefsd.fuse import abi, control_area, killed_callers, negotiate, parked_requests, slots
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.inherited_requests import InheritedRequests
 from awsomefsd.fuse.negotiate import BACKGROUND_REQUESTS_MAX
@@ -165,6 +165,16 @@ def test_init_is_kept_for_successors(kernel: Kernel, fs: DictFs) -> None:
     init(kernel)
     assert session.negotiated is not None and session.negotiated.minor == 45
     assert kernel.session(fs).negotiated == session.negotiated
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_mounts_of_a_shared_volume_ask_for_locks(kernel: Kernel, fs: DictFs, shared: bool) -> None:
+    """The kernel keeps the others' (decision 412)."""
+    session = serve(kernel, fs, overrides=Overrides().with_locks(shared))
+    init(kernel)
+    assert session.negotiated is not None
+    asked = session.negotiated.flags & negotiate.LOCKS
+    assert asked == (negotiate.LOCKS if shared else 0)
 
 
 def test_values_errors_and_unknown_opcodes(kernel: Kernel, fs: DictFs) -> None:
@@ -620,7 +630,8 @@ def test_reply_is_kept_until_its_request_comes_by() -> None:
             written.append(reply)
         return unique in known
 
-    inherited, held = InheritedRequests(write), FakeHeld()
+    unwanted: list[Any] = []
+    inherited, held = InheritedRequests(write, unwanted.append), FakeHeld()
     inherited.add(4)
     assert not inherited.claim(6 | RESEND_BIT)
     assert inherited.send(held, 4, abi.pack_error(4, 0)) and held.freed == 0  # type: ignore[arg-type]
@@ -632,7 +643,46 @@ def test_reply_is_kept_until_its_request_comes_by() -> None:
     assert inherited.send(answered, 8, abi.pack_error(8, 0)) and answered.freed == 0  # type: ignore[arg-type]
     assert not inherited.is_over
     inherited.drained()
-    assert answered.freed == 1 and inherited.is_over
+    assert answered.freed == 1 and inherited.is_over and unwanted == [None]
+
+
+def test_the_outcome_of_a_request_whose_caller_was_killed_is_unwanted() -> None:
+    """At the end of what the kernel sends again, when it is read again, or when it ends later."""
+    known: set[int] = set()
+    unwanted: list[Any] = []
+    inherited = InheritedRequests(lambda unique, reply: unique in known, unwanted.append)
+    for unique in (4, 6, 8, 10):
+        inherited.add(unique)
+    held = FakeHeld()
+    inherited.send(held, 4, abi.pack_error(4, 0), "of 4")  # type: ignore[arg-type]
+    inherited.send(held, 6, abi.pack_error(6, 0), "of 6")  # type: ignore[arg-type]
+    assert not unwanted and held.freed == 0, "they may come by yet"
+    assert inherited.claim(6 | RESEND_BIT) and unwanted == ["of 6"] and held.freed == 1
+    inherited.drained()
+    assert unwanted == ["of 6", "of 4"] and held.freed == 2
+    known.add(8 | RESEND_BIT)
+    inherited.send(held, 8, abi.pack_error(8, 0), "of 8")  # type: ignore[arg-type]
+    inherited.send(held, 10, abi.pack_error(10, 0), "of 10")  # type: ignore[arg-type]
+    assert unwanted == ["of 6", "of 4", "of 10"] and held.freed == 4 and inherited.is_over
+
+
+@pytest.mark.parametrize("flags", [0, abi.HAS_RESEND])
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_handle_whose_caller_was_killed_while_no_worker_lived_is_closed(fs: DictFs, flags: int, answered: bool) -> None:
+    """The kernel does not take the answer.  Where the dead worker had stored one, it may have taken that, and the handle is used."""
+    kernel = Queued(1, {4})
+    try:
+        dead = kernel.session(DictFs(), overrides=Overrides())
+        dead.control.update(negotiated=control_area.Negotiated(45, flags, 1 << 20, 1 << 20, 12))
+        kernel.die(dead, request(Opcode.CREATE, 4, 1, abi.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"made\0"))
+        if answered:
+            assert dead.slots[0].store_reply(abi.pack_error(4, 0))
+        kernel.session(fs, previous={"signal": 9}).recover()
+        assert fs.executed == ([] if answered else [("made", 4)])
+        assert [opened.fh for _, opened in fs.taken_back] == ([] if answered else [fs.names[1][b"made"]])
+        assert {slot.state for slot in slots.SlotArea(bytearray(kernel.memory["slots"]))} == {slots.FREE}
+    finally:
+        kernel.close()
 
 
 # --- fuzz ----------------------------------------------------------------------------------------------------------------------

@@ -490,12 +490,13 @@ def test_a_program_that_does_not_come_up_replaces_nobody(host: Host, argv: list[
 def test_a_program_that_does_not_know_the_memory_of_a_mount_does_not_get_it(host: Host) -> None:
     """Until what it would not see is gone."""
     dir = host.mount()
-    newer = [*WORKER, "--memory-format", "3", "--needs"]
-    host.client.replace("1", [*newer, "3"], {})
+    unknown = str(MEMORY_FORMAT + 1)
+    newer = [*WORKER, "--memory-format", unknown, "--needs"]
+    host.client.replace("1", [*newer, unknown], {})
     before = host.about(dir)
-    with pytest.raises(FsError, match=rf"has format 3, and .* knows {MEMORY_FORMAT}.* `awsomefsd flush"):
+    with pytest.raises(FsError, match=rf"has format {unknown}, and .* knows {MEMORY_FORMAT}.* `awsomefsd flush"):
         host.client.replace("1", WORKER, {})
-    assert host.about(dir)["pid"] == before["pid"] and host.row(dir)["starts"]["argv"] == [*newer, "3"]
+    assert host.about(dir)["pid"] == before["pid"] and host.row(dir)["starts"]["argv"] == [*newer, unknown]
     os.kill(before["pid"], signal.SIGKILL)
     assert host.about(dir)["worker"] == 3, "its own program goes on"
     host.client.replace("1", [*newer, "1"], {})

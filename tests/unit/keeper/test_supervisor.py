@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from awsomefsd.keeper import supervisor
 from awsomefsd.keeper.process import start_time_of
 from awsomefsd.keeper.supervisor import Child, Supervisor
 from tests.unit.keeper.keeper_host import ROOT, end_of, until
@@ -76,19 +78,19 @@ def test_a_supervisor_that_was_killed_takes_its_children_up(start: Start, tmp_pa
     end_of(before["daemon"])
 
 
-def test_sigterm_ends_daemon_then_keeper_and_nobody_else(start: Start, tmp_path: Path) -> None:
+def test_sigterm_ends_segment_server_daemon_then_keeper_and_nobody_else(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
     worker = tmp_path / "worker.pid"
     note = f"trap 'echo $0 >> {order}; exit 0' TERM; echo > {tmp_path}/$0.trapped; while :; do sleep 0.02; done"
     keeper = f"setsid sleep 600 & echo $! > {worker}.new; mv {worker}.new {worker}; {note.replace('$0', 'keeper')}"
-    process = start(f"keeper={keeper}", f"daemon={note.replace('$0', 'daemon')}")
-    all_of(tmp_path, "keeper", "daemon")
+    process = start(f"keeper={keeper}", *(f"{name}={note.replace('$0', name)}" for name in ("daemon", "segments")))
+    all_of(tmp_path, "keeper", "daemon", "segments")
     worker_pid = int(until("the worker", lambda: worker.exists() and worker.read_text()))
-    until("the shells' traps", lambda: all((tmp_path / f"{name}.trapped").exists() for name in ("keeper", "daemon")))
+    until("the shells' traps", lambda: all((tmp_path / f"{name}.trapped").exists() for name in ("keeper", "daemon", "segments")))
     process.terminate()
     assert process.wait(60) == 0
     try:
-        assert order.read_text().split() == ["daemon", "keeper"]
+        assert order.read_text().split() == ["segments", "daemon", "keeper"]
         os.kill(worker_pid, 0)
     finally:
         os.kill(worker_pid, signal.SIGKILL)
@@ -121,6 +123,44 @@ def test_a_supervisor_of_another_run_directory_on_the_same_state_starts_nothing(
     assert f"another supervisor runs on {tmp_path}/state (process {first.pid}); stop it first" in said
     assert not (tmp_path / "started").exists() and pids(other) == {}
 
+
+
+def test_a_child_runs_only_while_it_is_needed(start: Start, tmp_path: Path) -> None:
+    """It is started when its file comes, started again while the file is there, and left alone when it has ended without it."""
+    needed = tmp_path / "needed"
+    start(f"daemon={SLEEP}", f"segments@needed={SLEEP}")
+    all_of(tmp_path, "daemon")
+    assert "segments" not in pids(tmp_path)
+    needed.touch()
+    first = all_of(tmp_path, "daemon", "segments")
+    os.kill(first["segments"], signal.SIGKILL)
+    second = until("its successor", lambda: (new := pids(tmp_path)).get("segments") not in (None, first["segments"]) and new)
+    needed.unlink()
+    os.kill(second["segments"], signal.SIGTERM)
+    end_of(second["segments"])
+    os.kill(second["daemon"], signal.SIGKILL)
+    third = until("another daemon", lambda: (new := pids(tmp_path)).get("daemon") != second["daemon"] and new)
+    assert set(third) == {"daemon"}, "the one that nobody needs was not started in the meantime"
+
+
+def test_a_file_of_which_nobody_can_say_whether_it_is_there_ends_no_supervisor(tmp_path: Path) -> None:
+    """As on a disk that answers EIO; here the name is too long to be asked for."""
+    assert not Child("segments", ["true"], tmp_path / "log", tmp_path / ("x" * 300)).is_needed()
+
+
+def test_the_pause_of_a_child_that_does_not_live_doubles_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now))
+    child = Child("segments", ["true"], tmp_path / "log", healthy_s=10, pause_s_max=1.6)
+
+    def pause_after(lived_s: float) -> float:
+        nonlocal now
+        child.start()
+        now += lived_s
+        child.ended()
+        return round(child.due - now, 3)
+
+    assert [pause_after(lived_s) for lived_s in (0, 0, 9.9, 0, 10, 0)] == [0.5, 1.0, 1.6, 1.6, 0.05, 0.5]
 
 
 def test_logs_are_bounded(start: Start, tmp_path: Path) -> None:

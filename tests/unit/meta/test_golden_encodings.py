@@ -17,7 +17,7 @@ import pytest
 from awsomefsd.base.codec import Sealed, seal
 from awsomefsd.base.errors import Corrupt, FormatTooNew
 from awsomefsd.base.limits import OP_RECORD_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
-from awsomefsd.base.types import Attr, Extent, Lock, SegmentProgress
+from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, BAY_PARITY, BAY_STALE, Attr, Extent, Lock, Redundancy, SegmentBay, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.raft.membership import Member, Membership
@@ -28,10 +28,12 @@ from tests.rigs.memory_txn import MemTxn
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 EXTENT = Extent(4096, 100, 3, 2, 7, 65536, 64, 5)
-PROGRESS = SegmentProgress(3, 2, 70_000, True, 8192, 4096)
+PROGRESS = SegmentProgress(3, 2, 70_000, True, 8192, 4096, [(1, 2, 70_000)])
 LOCK = Lock(1, 5, 77, 1, 0, 99, 4)
 ATTR = Attr(9, 0o100644, 1, 1000, 1001, 0, 10, 10, 1, 2, 3, 4, True, 1, 2)
 MEMBERSHIP = Membership([Member("node", "journal", True, "host:1"), Member("next", "other", False)], [Member("node", "lost", True)])
+
+WANT = Redundancy(3, 2, 4, parities=2, spread=1, device_class="ssd", quorum=True)
 
 UUID = "0190c1a2-0000-4000-8000-000000000001"
 
@@ -110,14 +112,61 @@ COMMANDS: list[c.Command] = [
     c.GrantInodes(1, 4096, 1 << 40),
     c.SetNames(1, 1),
     c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
+    c.AddPoolDevice("device", 1 << 30, 1 << 26, 15, 1 << 20, "node", 2, "ssd", 3),
+    c.AttachDevice(1, 1 << 33, "node", True),
+    c.LeaseBays(2, 1 << 33, [3], [[1, 2], [4, 5]], 6),
+    c.PlanMirror(1, 2, 1 << 33, (3, 4)),
+    c.MirrorMade(1, 2, 3, 4, 1 << 26, (5, 6)),
+    c.DropBays([(1, 2, 3)]),
+    c.BaysTrimmed("node", 1, [(2, 3, 4)]),
+    c.SetDeviceState(1, 2),
+    c.NeedSegments(512),
+    c.SetRedundancy(1, WANT, 2),
+    c.SetSegmentServer("node", "host:7442"),
+    c.SetPool(1, 64 << 20, 600_000, 4),
+    c.BaysWrong("node", 1, [(2, 3)]),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 23))),
-    (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)], True)),
-    (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
+    (
+        rows.DEVICE,
+        rows.DeviceRow(
+            1,
+            "device",
+            1 << 30,
+            1 << 26,
+            15,
+            1 << 20,
+            True,
+            1,
+            14,
+            1,
+            "home",
+            True,
+            True,
+            [(15, 100)],
+            True,
+            1,
+            "ssd",
+            "host",
+            True,
+            2,
+            "node",
+            3,
+        ),
+    ),
+    (rows.SEGMENT, rows.SegmentRow(*range(1, 14), [SegmentBay(1, 2, 3, BAY_COPYING)], WANT, 14, 15, 1, 16)),
+    (rows.BAY, rows.BayRow(1, 2, 3)),
+    (rows.NEED, rows.NeedRow(1, since_ms=2, tries=3)),
+    (rows.STRIPE, rows.StripeRow(2, parities_wanted=1, members=[(1, 2, 3, 4)], parities=[(5, 6)], length=7, whole=True)),
+    (
+        rows.POOL,
+        rows.PoolRow(1, 1 << 26, reserve_percent=5, heal_bytes_per_s=1 << 20, lost_after_ms=60_000, maintenance=[("host", 1 << 41)]),
+    ),
+    (rows.WALK, rows.WalkRow(1, 2, 3, 4)),
     (rows.FREE, rows.FreeRow(1, 2)),
-    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18)),
+    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18, WANT)),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
     (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
@@ -132,18 +181,19 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.REVERSE, rows.ReverseRow(1)),
     (rows.REAP, rows.ReapRow(1, 2)),
     (rows.SHARED, rows.SharedRow(1, [(0, 100, 2), (100, 200, 1)])),
-    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2)),
-    (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5)),
-    (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name")),
-    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True)),
-    (rows.INLINE, rows.InlineRow(b"data")),
-    (rows.XATTR, rows.XattrRow(b"value")),
+    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2, 12)),
+    (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5, 6)),
+    (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name", 6)),
+    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True, 10)),
+    (rows.INLINE, rows.InlineRow(b"data", 6)),
+    (rows.XATTR, rows.XattrRow(b"value", 6)),
+    (rows.SHELF, rows.ShelfRow(1, 2)),
     (rows.LOCKS, rows.LocksRow([LOCK])),
     (rows.CSI_VOLUME, rows.CsiVolumeRow(UUID, "pvc", 1, "path", True, 2, True, [("a", "b")])),
     (rows.CSI_NAME, rows.CsiNameRow(UUID)),
     (rows.CLAIM, rows.ClaimRow(1, "path", "node", "boot", 2, True, True, True)),
     (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63, 4, 5)),
-    (rows.NODE, rows.NodeRow("node", "name", "node", "active", "h:1", "h:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key")),
+    (rows.NODE, rows.NodeRow("node", "name", "node", "active", "h:1", "h:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key", "h:3")),
     (rows.TOKEN, rows.TokenRow("token", "join", "node", b"verifier", 1, 2, 3, True)),
     (rows.CA, rows.CaRow("ca", "certificate", "key", "active", 1)),
 ]
@@ -183,6 +233,19 @@ KEYS: dict[str, bytes] = {
     "csi_name": keys.csi_name("pvc-é"),
     "claim": keys.claim(3, "node", "path"),
     "lease": keys.lease(3, 8),
+    "kept_inode": keys.history(keys.inode(3, 8), 7),
+    "kept_dentry": keys.history(keys.dentry(3, 1, b"name"), 7),
+    "kept_cookie": keys.history(keys.cookie(3, 1, 16), 7),
+    "kept_extent": keys.history(keys.extent(3, 8, 4096), 7),
+    "kept_inline": keys.history(keys.inline(3, 8), 7),
+    "kept_xattr": keys.history(keys.xattr(3, 8, b"user.a"), 7),
+    "kept": keys.kept(keys.dentry(3, 1, b"name"), 7, 5),
+    "shelf": keys.shelf(3, 7, 5),
+    "bay": keys.bay(1, 2),
+    "need": keys.need(1, 2),
+    "stripe": keys.stripe(2),
+    "pool": keys.pool(1),
+    "walk": keys.walk(6),
     "node": keys.node("node"),
     "token": keys.token("token"),
     "ca": keys.ca("ca"),
@@ -270,6 +333,66 @@ def test_rows() -> None:
         assert codec.loads(held[codec.what]) == row
 
 
+BEFORE_POOLS: list[tuple[Sealed, rows.Row, str]] = [  # as builds of level 4 write them
+    (
+        rows.DEVICE,
+        rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)], True),
+        "a896e499019f01a6646576696365ce40000000ce040000000fce00100000c3010e01a4686f6d65c3c391920f64c3",
+    ),
+    (rows.SEGMENT, rows.SegmentRow(*range(1, 13)), "9f213703019c0102030405060708090a0b0c"),
+    (
+        rows.VOLUME,
+        rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18),
+        "acdd773401dc001601a475756964a46e616d65030405060708090ac20c0d0e0f10c311a4686f6d650112",
+    ),
+    (
+        rows.NODE,
+        rows.NodeRow("node", "name", "node", "active", "h:1", "h:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key"),
+        "adca6ae6019da46e6f6465a46e616d65a46e6f6465a6616374697665a3683a31a3683a3281a47a6f6e65a16101a5312e322e3302c303c4036b6579",
+    ),
+]
+
+
+def test_rows_without_a_pool_keep_their_bytes() -> None:
+    """Voters of builds that know no pools compare the digests of these with ours."""
+    for codec, row, text in BEFORE_POOLS:
+        assert codec.dumps(row).hex() == text
+        assert codec.loads(bytes.fromhex(text)) == row
+    never_absent = rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)])
+    assert rows.DEVICE.dumps(never_absent)[5:] == bytes.fromhex(BEFORE_POOLS[0][2])[5:-1].replace(b"\x9f\x01", b"\x9e\x01")
+
+
+BEFORE_CHAPTERS: list[tuple[Sealed, rows.Row, str]] = [  # as builds without snapshots write them
+    (
+        rows.INODE,
+        rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2),
+        "a73faccc01dc001e0102030405060708090a0b0c0dc3c303040506070809c4067461726765740405069292070892090ac30b02",
+    ),
+    (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5), "e3873ab5019501cd8000100405"),
+    (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name"), "8dad149f019301cd8000c4046e616d65"),
+    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True), "b03f9373019a0102030405060708c3c3"),
+    (rows.INLINE, rows.InlineRow(b"data"), "db4421620191c40464617461"),
+    (rows.XATTR, rows.XattrRow(b"value"), "7bb9fe650191c40576616c7565"),
+]
+
+
+def test_rows_of_volumes_without_chapters_keep_their_bytes() -> None:
+    """Stores of before open, and voters of builds of before compare the digests of these with ours."""
+    for codec, row, text in BEFORE_CHAPTERS:
+        assert codec.dumps(row).hex() == text
+        assert codec.loads(bytes.fromhex(text)) == row
+
+
+def test_rows_of_pools_have_room_for_what_comes_later() -> None:
+    """Stripes, needs and the figures of a pool are read by name, before anything in this build writes them."""
+    written = {codec.what: codec.loads(codec.dumps(row)) for codec, row in ROWS}
+    stripe, pool = written["StripeRow"], written["PoolRow"]
+    assert (stripe.data, stripe.parities_wanted, stripe.parities, stripe.members) == (2, 1, [(5, 6)], [(1, 2, 3, 4)])
+    assert (pool.reserve_percent, pool.heal_bytes_per_s, pool.lost_after_ms) == (5, 1 << 20, 60_000)
+    assert written["NeedRow"].since_ms == 2 and written["SegmentRow"].want.parities == 2
+    assert len({BAY_MIRROR, BAY_COPYING, BAY_PARITY, BAY_STALE}) == 4
+
+
 def test_every_field_of_a_row_is_in_its_golden_line() -> None:
     for _, row in ROWS:
         optional = [field for field in msgspec.structs.fields(row) if field.default is not msgspec.NODEFAULT]
@@ -280,14 +403,18 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 37
+    assert len(set(kinds)) == len(kinds) == 50
 
 
 def test_keys_read_back() -> None:
     assert keys.reverse_of(KEYS["reverse"]) == (2, 65536, 3, 8, 4096)
     assert keys.reap_of(KEYS["reap"]) == (keys.REAP_TRIM, 3, 8, 9)
     assert keys.session_inode_of(KEYS["locker"]) == (4, 3, 8)
+    assert keys.bay_place(KEYS["bay"]) == (1, 2) and keys.need_of(KEYS["need"]) == (1, 2)
     assert (keys.first_u64(KEYS["extent"]), keys.last_u64(KEYS["extent"])) == (8, 4096)
+    for name in ("inode", "dentry", "cookie", "extent", "inline", "xattr"):
+        assert keys.history_of(KEYS[f"kept_{name}"]) == (KEYS[name], 7)
+    assert keys.kept_of(KEYS["kept"]) == (7, 5, KEYS["dentry"]) and keys.shelf_of(KEYS["shelf"]) == (7, 5)
     assert KEYS["dentry"][keys.NAME_AT :] == b"name" and KEYS["xattr"][keys.NAME_AT :] == b"user.a"
 
 
@@ -298,10 +425,12 @@ def test_ranges_hold_exactly_their_rows() -> None:
         (keys.extents_range(3, 8), keys.extent(3, 8, keys.U64_MAX), keys.extent(3, 9, 0)),
         (keys.kind_range(3, keys.INODE), keys.inode(3, keys.U64_MAX), keys.dentry(3, 0, b"")),
         (keys.volume_range(3), keys.orphan(3, keys.U64_MAX, keys.U64_MAX), keys.inode(4, 0)),
+        (keys.bays_range(1), keys.bay(1, (1 << 32) - 1), keys.bay(2, 0)),
         (keys.held_range(4), keys.held(4, keys.U64_MAX), keys.held(5, 0)),
         (keys.reverse_range(2), keys.reverse(2, 1 << 60, 9, 9, 9), keys.reverse(3, 0, 0, 0, 0)),
         (keys.trims_range(3, 8), keys.reap(keys.REAP_TRIM, 3, 8, 1 << 60), keys.reap(keys.REAP_TRIM, 3, 9, 0)),
         (keys.claims_range(3), keys.claim(3, "\U0010ffff" * 16, "p"), keys.claim(4, "", "")),
+        (keys.kept_range(3, 7, 5), keys.kept(keys.xattr(3, keys.U64_MAX, b"\xff" * 255), 7, 5), keys.kept(keys.inode(3, 0), 7, 6)),
         (keys.xattrs_range(3, 8), keys.xattr(3, 8, b"\xff" * 255), keys.xattr(3, 9, b"")),
     ):
         assert span[0] <= inside < span[1] <= outside

@@ -14,20 +14,26 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.errors import Corrupt
+from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Done, Failed
 from awsomefsd.meta.log.journal import Journal
+from awsomefsd.meta.machine import bays, machine, pools
 from awsomefsd.meta.replica import open_voter
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.server.leader import Leader
 from awsomefsd.meta.server.session_clock import Renewals
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import pools as pool_rows
 from awsomefsd.meta.voter.voter import Voter
 from buildtools.say import CHECKOUT
 from tests.sim.broken import VARIANTS, Patch
 from tests.sim.known_seeds import FOUND, FOUND_BY_TESTS
 from tests.unit.meta.log import test_journal
+from tests.unit.meta.machine import test_bays, test_pools
 from tests.unit.meta.raft import test_mutants as core
 from tests.unit.meta.replica import test_commits, test_replica
 from tests.unit.meta.server import test_leader, test_service
@@ -95,6 +101,69 @@ def _rows_are_forgotten_before_they_are_seen() -> list[Patch]:
     return [(Store, "renew", lambda self: None)]
 
 
+def _rule(command: type[c.Command], wrong: Callable[[Any, Any, Any], Any]) -> list[Patch]:
+    return [(machine, "_RULES", {**machine._RULES, command: wrong})]
+
+
+def _a_commit_needs_no_min() -> list[Patch]:
+    return [(bays, "check_progress", lambda row, step: None)]
+
+
+def _length_of_the_shortest_mirror() -> list[Patch]:
+    def sealed(state: Any, row: Any) -> None:
+        row.end = min(bay.durable for bay in row.bays)
+        bays.note_need(state, row)
+
+    return [(bays, "sealed", sealed)]
+
+
+def _freed_without_a_trim() -> list[Patch]:
+    def freed(state: Any, row: Any, bay: Any, index: int) -> None:
+        row.bays = [one for one in row.bays if one != bay]
+        state.txn.delete(keys.bay(bay.device, bay.index))
+        state.write(keys.free(bay.device, bay.index), rows.FreeRow(0, index), rows.FREE)
+        device = state.device(bay.device)
+        device.segments_free += 1
+        state.save_device(device)
+
+    return [(bays, "make_stale", freed)]
+
+
+def _mirror_made_without_comparing() -> list[Patch]:
+    def made(state: Any, entry: Any, command: Any) -> Any:
+        planned = state.read(keys.bay(command.device, command.index), rows.BAY)
+        return bays.mirror_made(state, entry, replace(command, planned=planned.index if planned else 0))
+
+    return _rule(c.MirrorMade, made)
+
+
+def _trimmed_without_comparing() -> list[Patch]:
+    def trimmed(state: Any, entry: Any, command: Any) -> Any:
+        found = [(index, state.read(keys.bay(command.device, max(index, 0)), rows.BAY)) for index, _, _ in command.bays]
+        return bays.trimmed(state, entry, replace(command, bays=[(index, row.segment, row.index) for index, row in found if row]))
+
+    return _rule(c.BaysTrimmed, trimmed)
+
+
+def _hosts_are_not_counted() -> list[Patch]:
+    return [(pool_rows, "domain", lambda device, want: f"device {device.device}")]
+
+
+def _generation_is_not_compared() -> list[Patch]:
+    def attach(state: Any, entry: Any, command: Any) -> Any:
+        return pools.attach(state, entry, replace(command, generation=state.device(command.device).generation + 1))
+
+    return _rule(c.AttachDevice, attach)
+
+
+def _needs_are_not_written() -> list[Patch]:
+    return [(bays, "note_need", lambda state, row: state.save_segment(row))]
+
+
+def _the_last_mirror_goes() -> list[Patch]:
+    return [(pool_rows, "is_there", lambda device: True)]
+
+
 def _with_voters(finder: Callable[[Any], None]) -> Callable[[Path], None]:
     @functools.wraps(finder)
     def find(directory: Path) -> None:
@@ -144,6 +213,27 @@ MUTANTS: dict[str, tuple[Callable[[], list[Patch]], Callable[[Path], None]]] = {
     ),
     "old connections are read": (
         VARIANTS["old connections are read"], _alone(test_leader.test_copies_left_on_older_connections_are_never_executed),
+    ),
+    "a commit needs no `min`": (
+        _a_commit_needs_no_min, _alone(test_bays.test_a_commit_that_fewer_bays_reached_than_have_to_is_refused),
+    ),
+    "a segment is as long as its shortest mirror": (
+        _length_of_the_shortest_mirror, _alone(test_bays.test_one_mirror_left_is_the_most_urgent_need),
+    ),
+    "a bay is freed without a trim": (
+        _freed_without_a_trim, _alone(test_bays.test_a_copy_of_a_segment_that_died_is_stale_until_it_is_trimmed),
+    ),
+    "MirrorMade without compare-and-swap": (_mirror_made_without_comparing, _alone(test_bays.test_a_copy_counts_by_compare_and_swap)),
+    "BaysTrimmed without compare-and-swap": (
+        _trimmed_without_comparing, _alone(test_bays.test_a_bay_is_freed_by_its_server_and_by_compare_and_swap),
+    ),
+    "hosts are not counted": (_hosts_are_not_counted, _alone(test_bays.test_two_devices_of_one_host_are_one)),
+    "the generation of a device is not compared": (
+        _generation_is_not_compared, _alone(test_pools.test_a_device_that_was_rolled_back_is_not_attached),
+    ),
+    "needs are not written": (_needs_are_not_written, _alone(test_bays.test_one_mirror_left_is_the_most_urgent_need)),
+    "a mirror on a device that is away counts as one that is there": (
+        _the_last_mirror_goes, _alone(test_bays.test_the_last_mirror_that_is_complete_and_there_is_never_dropped),
     ),
 }  # fmt: skip
 

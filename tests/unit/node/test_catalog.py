@@ -102,9 +102,12 @@ def test_what_a_leader_would_leave_out_is_refused_before_it_is_asked() -> None:
         Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
     assert caught.value.errno == errno.EOPNOTSUPP and not proposed
     assert Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "durable").name == "vol", "what every build knows needs no level"
+    Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0)
     level = DELEGATION
     Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
-    assert [body.command.names for body in proposed if isinstance(body, m.Propose)] == [0, 1]  # type: ignore[union-attr]
+    Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "durable")
+    Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0)  # without a word: delegated, where that is known
+    assert [body.command.names for body in proposed if isinstance(body, m.Propose)] == [0, 0, 1, 0, 1]  # type: ignore[union-attr]
 
 
 def test_a_volume_is_changed_as_a_whole_or_not_at_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,7 @@ def test_what_cannot_be_mounted_says_why(rig: Rig, tmp_path: Path) -> None:
     cases: list[tuple[type[Error], str, tuple[str, str, list[str]]]] = [
         (NotFound, "no volume gamma", ("gamma", two, [])),
         (NotFound, "mkdir -p", ("beta", str(tmp_path / "none"), [])),
+        (Refused, "/ is the root directory", ("beta", "/", [])),
         (FsError, "not a directory", ("beta", str(tmp_path / "file"), [])),
         (Refused, "absolute", ("beta", "relative", [])),
         (Refused, "shared, atime would differ; give the same", ("alpha", two, ["shared", "noatime"])),
@@ -163,6 +165,14 @@ def test_what_cannot_be_mounted_says_why(rig: Rig, tmp_path: Path) -> None:
         with pytest.raises(kind, match=words):
             rig.mounts.mount(*arguments)
     assert len(rig.file()) == 1 and len(rig.keeper.asked) == 1
+
+
+def test_a_command_to_copy_has_the_directory_quoted(rig: Rig, tmp_path: Path) -> None:
+    name = str(tmp_path / "x; rm -rf y")
+    with pytest.raises(NotFound) as told:
+        rig.mounts.mount("alpha", name, [])
+    command = str(told.value).partition("`")[2].partition("`")[0]
+    assert shlex.split(command) == ["mkdir", "-p", name]
 
 
 @pytest.mark.parametrize("formatter", [log.TextFormatter, log.JsonFormatter])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from awsomefsd.base.errors import FsError, Overloaded
+from awsomefsd.base.limits import MIB
 from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO
 from awsomefsd.meta.api import commands as c
@@ -398,6 +401,32 @@ def test_a_quota_of_inodes_is_told_at_the_call(r: Rig) -> None:
     for number in range(30):
         r.mkdir(b"more %d" % number)
     assert r.worker.names.decided > before + 10, "having met its quota once does not make it slow for ever"
+
+
+def test_a_write_without_room_waits_for_removals_that_are_not_shipped(tmp_path: Path) -> None:
+    """Else a program that removes a file and goes on writing is told EDQUOT for what the leader has not heard of."""
+    with rig(tmp_path, made_by=Delegated, quota_bytes=8 * MIB) as r, ThreadPoolExecutor(1) as thread:
+        ino, fh = r.create(b"full")
+        at = 0
+        with contextlib.suppress(FsError):
+            while True:
+                r.write(ino, fh, at, bytes(MIB))
+                at += MIB
+        assert at >= 6 * MIB
+        r.close_file(ino, fh)
+        r.flush()  # else the commit of its data would take the records along
+        other, fh = r.create(b"other")
+        shipped(r)
+        shipping = Shipping(r)
+        shipping.hold()
+        r.call("unlink", ROOT_INO, b"full")
+        writing = thread.submit(r.write, other, fh, 0, bytes(MIB))
+        until(lambda: bool(shipping.held))
+        ended_without = writing.done()
+        shipping.go()
+        with contextlib.suppress(FsError):  # its room may still be reaped
+            writing.result(LIMIT_S)
+        assert not ended_without and r.worker.names.synced() is None
 
 
 def test_a_truncation_waits_for_records_of_its_file_and_they_for_it(r: Rig) -> None:

@@ -20,6 +20,7 @@ from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.meta.machine import inode_grants
 from awsomefsd.meta.state import rows
 from awsomefsd.vfs.api.context import SetAttrIn
+from awsomefsd.worker import takeover
 from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
 from tests.rigs.metadata_service import Wire
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Gate, Held, Rig, Started, error_of, finish, rig, until
@@ -370,6 +371,31 @@ def test_a_request_whose_record_was_put_aside_is_executed_again(r: Rig) -> None:
     r.unanswered = [asked.unique]
     (made,) = r.start(lambda vfs: vfs.mkdir(asked, ROOT_INO, b"mine", 0o755))
     assert at_leader(r)[b"mine"] == made.ino
+
+
+def test_what_a_successor_decides_does_not_follow_from_what_was_put_aside_before_it(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is there as long as its request is not answered, and the worker that has put it aside dies before."""
+    shipping, asked = Shipping(r), r.ctx()
+    shipping.hold()
+    Started(r.request("mkdir", asked, ROOT_INO, b"mine", 0o755)).result()
+    r.kill()
+    r.end_session()
+    others_change(r)
+    r.unanswered = [asked.unique]
+
+    def dies(where: str) -> None:
+        assert where != "takeover.requests.repeated"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takeover, "hit", dies)
+        with pytest.raises(AssertionError):
+            r.start()
+    r.kill()
+    (made,) = r.start(lambda vfs: vfs.mkdir(asked, ROOT_INO, b"mine", 0o755))
+    r.mkdir(b"later")
+    shipped(r)
+    assert at_leader(r)[b"mine"] == made.ino and set(at_leader(r)) == {b"mine", b"theirs", b"later"}
+    assert [line["name"] for line in aside(r)] == ["mine"] and r.worker.names.decides
 
 
 def test_no_number_is_used_under_a_session_whose_quota_does_not_count_it(r: Rig) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.limits import LEASE_IDLE_LOOKS, OP_RECORDS_RECALL, OP_RECORDS_SHARED_MAX
-from awsomefsd.base.types import ROOT_INO
+from awsomefsd.base.types import LEASE_NONE, ROOT_INO
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
@@ -165,6 +165,26 @@ def test_what_is_being_recalled_goes_to_the_leader_and_the_recall_waits_for_none
     thread.join(LIMIT_S)
     waiting.result()
     assert set(two.listdir(d)) == {b"f", b"g", b"h"}
+    sound(nodes)
+
+
+def test_more_is_decided_while_a_recall_of_an_earlier_leader_waits_for_records(nodes: list[Deciding]) -> None:
+    """The next leader has not asked yet, so the lease is held: what ends with the older records leaves the rows of newer ones alone."""
+    one, two = nodes
+    d = own(one)
+    shipping = Shipping(one)
+    shipping.hold()
+    one.file(b"f", parent=d)
+    ended = threading.Event()
+    one.worker.names.let_go(d, LEASE_NONE, ended.set)  # the holder knows of no recall any more (LeaseHolder.greeted)
+    started(one, shipping)
+    decided = one.worker.names.decided
+    one.file(b"g", parent=d)
+    assert one.worker.names.decided == decided + 1
+    shipping.go()
+    assert ended.wait(LIMIT_S)
+    shipped(one)
+    assert decides(one, d) and set(two.listdir(d)) == {b"f", b"g"}
     sound(nodes)
 
 

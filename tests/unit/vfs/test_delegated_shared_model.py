@@ -53,7 +53,7 @@ class Run:
     def __init__(self, nodes: list[Deciding], seed: int) -> None:
         self.nodes, self.dice, self.model = nodes, random.Random(seed), Model()
         self.node = nodes[0]
-        self.kept: dict[int, list[Model]] = {}
+        self.kept = {node.mount_id: [Model()] for node in nodes}  # before the first step there is nothing, for everybody
         self.decided = self.lost = self.kills = 0
 
     def directory(self) -> int:
@@ -91,7 +91,7 @@ class Run:
             if node.worker.names.synced() is None:
                 self.kept[node.mount_id] = [deepcopy(self.model)]
             else:
-                self.kept.setdefault(node.mount_id, []).append(deepcopy(self.model))
+                self.kept[node.mount_id].append(deepcopy(self.model))
 
     def lose(self) -> None:
         """Nobody else has unshipped changes then: whose are lost is known."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.base import levels
 from awsomefsd.base.power_cut import DECIDES, WHY, Why
 from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO
 from awsomefsd.io.file.op_log import OpLog
@@ -65,7 +66,7 @@ def test_of_a_mount_with_a_sync_option(make: Make) -> None:
 
 
 def test_of_a_program_older_than_the_cluster(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delegation, "LEVEL", delegation.LEVEL - 1)
+    monkeypatch.setattr(delegation, "highest", lambda: levels.LEVEL - 1)
     assert reported(make(Delegated)) == (False, Why.LEVEL)
 
 

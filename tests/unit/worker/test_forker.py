@@ -143,7 +143,7 @@ def test_a_forker_of_a_build_that_was_replaced_in_place_forks_no_more(make_node:
     await_true("a forker that has loaded", lambda: warm(node), 60)
     (forker,) = forkers(node)
     forked_successor(node, forker)
-    assert KeeperClient(node.run).list()[0]["version"] == __version__
+    await_true("what the successor says it is", lambda: KeeperClient(node.run).list()[0]["version"] == __version__, 60)
     text = (package / "__init__.py").read_text()
     (package / "__init__.py").write_text(text.replace(__version__, "9.9.9"))
     successor(node)

@@ -83,6 +83,21 @@ from awsomefsd.meta.api.commands.nodes import (
     SetCarries,
     SetNodeState,
 )
+from awsomefsd.meta.api.commands.pools import (
+    AddPoolDevice,
+    AttachDevice,
+    BaysTrimmed,
+    BaysWrong,
+    DropBays,
+    LeaseBays,
+    MirrorMade,
+    NeedSegments,
+    PlanMirror,
+    SetDeviceState,
+    SetPool,
+    SetRedundancy,
+    SetSegmentServer,
+)
 from awsomefsd.meta.api.commands.records import Apply, DecidedRecord, DelegatedCommand, GrantInodes, record_decode, record_encode
 from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
 from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
@@ -114,10 +129,14 @@ __all__ = [
     "AcquireLease",
     "AddDevice",
     "AddNode",
+    "AddPoolDevice",
     "AdoptSegments",
     "AdvanceReader",
     "AnyCommand",
     "Apply",
+    "AttachDevice",
+    "BaysTrimmed",
+    "BaysWrong",
     "ChangeMembership",
     "CheckpointDone",
     "ClaimVolume",
@@ -133,6 +152,7 @@ __all__ = [
     "DescribeNode",
     "DrainDevice",
     "Draw",
+    "DropBays",
     "DropCa",
     "DropCsiVolume",
     "DropSegments",
@@ -146,13 +166,17 @@ __all__ = [
     "InodeCommit",
     "KeepForCheckpoint",
     "KeepSegments",
+    "LeaseBays",
     "LeaseSegments",
     "Link",
     "MakeCsiVolume",
+    "MirrorMade",
+    "NeedSegments",
     "NoOp",
     "OpenCollector",
     "OpenSession",
     "OpenShared",
+    "PlanMirror",
     "PutCa",
     "PutToken",
     "RaiseLevel",
@@ -178,9 +202,13 @@ __all__ = [
     "SetCarries",
     "SetCsiVolume",
     "SetDeviceEra",
+    "SetDeviceState",
     "SetLock",
     "SetNames",
     "SetNodeState",
+    "SetPool",
+    "SetRedundancy",
+    "SetSegmentServer",
     "SetVolume",
     "SetXattr",
     "Tmpfile",
@@ -193,7 +221,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-COMMAND_VERSION = 4  # the highest level of a command; levels.LEVEL is the same
+COMMAND_VERSION = 4  # the highest level of a command that a cluster takes; levels.LEVEL is the same.  Those above it are unfinished
 
 RAFT_COMMANDS = frozenset({NoOp, ChangeMembership})  # no client proposes them
 
@@ -208,6 +236,8 @@ AnyCommand = Union[
     MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice, SetAbsent,
     OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
     Apply, GrantInodes, SetNames,
+    AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
+    SetSegmentServer, SetPool, BaysWrong,
 ]  # fmt: skip
 
 

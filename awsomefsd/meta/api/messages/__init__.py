@@ -27,7 +27,7 @@ from awsomefsd.meta.api.messages.connection import (
 )
 from awsomefsd.meta.api.messages.csi import Claimed, Claims, CsiVolumes, GetClaims, GetCsiVolumes
 from awsomefsd.meta.api.messages.data import Committed, GetLayout, GetOrphans, Inodes, Layout, Ranged
-from awsomefsd.meta.api.messages.devices import GetQuarantine, GetSightings, Quarantine, ReportDevices, Sightings
+from awsomefsd.meta.api.messages.devices import Bays, BaysLeased, GetBays, GetQuarantine, GetSightings, Quarantine, ReportDevices, Sightings
 from awsomefsd.meta.api.messages.leases import (
     AnswerRecall,
     AwaitRecalls,
@@ -45,6 +45,7 @@ from awsomefsd.meta.api.messages.locks import Cancel, GetLocks, Locked, Locks, T
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.api.messages.names import Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.meta.api.messages.nodes import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
+from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays, NeedsFound, Pool, StaleBays
 from awsomefsd.meta.api.messages.records import Applied, InodesGranted, SessionGoesOn
 from awsomefsd.meta.api.messages.rows import FoundRows, GetRows
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
@@ -78,6 +79,7 @@ __all__ = [
     "Applied",
     "AwaitRecalls",
     "AwaitSpaceRecall",
+    "BaysLeased",
     "Blob",
     "Body",
     "Cancel",
@@ -161,7 +163,8 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
-    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows,
+    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows, GetBays,
+    GetPool, GetNeeds, GetStaleBays,
 ]  # fmt: skip
 
 
@@ -177,7 +180,7 @@ Reply = Union[
     Nodes, Tokens, NodeOrders, Cas, Members,
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
     Inodes, Contested, Checkpoints, FoundRows,
-    Applied, InodesGranted, SessionGoesOn,
+    Applied, InodesGranted, SessionGoesOn, Bays, BaysLeased, Pool, NeedsFound, StaleBays,
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from awsomefsd.base.types import Extent, SegmentInfo
+from awsomefsd.base.types import Extent, SegmentInBays
 from awsomefsd.meta.api.messages.base import Message
 
 
@@ -50,9 +50,9 @@ class Relocated(Message, tag=56):
 
 
 class Sparse(Message, tag=57):
-    """`after`: where to go on, 0 at the end.  `free`, `total`: segments of all devices."""
+    """`after`: where to go on, 0 at the end.  `free`, `total`: segments of all devices.  `segments`: as in Segments."""
 
-    segments: list[SegmentInfo]
+    segments: list[SegmentInBays]
     after: int
     free: int
     total: int

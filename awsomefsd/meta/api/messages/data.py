@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awsomefsd.base.types import Attr, Extent, SegmentInfo
+from awsomefsd.base.types import Attr, Extent, SegmentInBays
 from awsomefsd.meta.api.messages.base import Message
 
 
@@ -32,11 +32,11 @@ class Committed(Message, tag=7):
 
 
 class Layout(Message, tag=14):
-    """`end`: up to where this layout is exact (at most the asked end); ask again from there."""
+    """`end`: up to where this layout is exact (at most the asked end); ask again from there.  `segments`: as in Segments."""
 
     size: int
     extents: list[Extent]
-    segments: list[SegmentInfo]
+    segments: list[SegmentInBays]
     inline: bytes | None = None
     end: int = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from awsomefsd.base.types import Redundancy, SegmentInBays
 from awsomefsd.meta.api.messages.base import Message
 
 # Beginnings of a Sighting's state that say nothing of whether the device is there.
@@ -35,6 +36,14 @@ class GetSightings(Message, tag=131):
 
 class GetQuarantine(Message, tag=132):
     """Answered by Quarantine."""
+
+
+class GetBays(Message, tag=181):
+    """The bays of a device with an index from `first` on that are not free, `count` at most.  Answered by Bays."""
+
+    device: int
+    first: int
+    count: int
 
 
 # --- replies ------------------------------------------------------------------------------------------------------------------
@@ -82,3 +91,38 @@ class Quarantine(Message, tag=131):
 
     sessions: list[QuarantineInfo]
     segments: int
+
+
+class BayInfo(Struct, array_like=True, gc=False):
+    """A bay that is not free.  `role`: BAY_ of base/types.py.  `entry`: the index of the entry that gave it that role.
+
+    What follows is of its segment as the log has it now, 0 where there is no such segment any more: a stale bay is named by no segment.
+    `session`, `epoch`, `node`: the lessee of a leased one.  `durable`: up to where this bay counts, `end`: what counts in the segment.
+    """
+
+    index: int
+    role: int
+    entry: int
+    segment: int
+    incarnation: int = 0
+    state: int = 0
+    session: int = 0
+    epoch: int = 0
+    node: str = ""
+    durable: int = 0
+    end: int = 0
+
+
+class Bays(Message, tag=183):
+    """`generation`: of the device, as it was last attached.  `next`: the index to go on with; -1: these are all."""
+
+    bays: list[BayInfo]
+    generation: int
+    next: int
+
+
+class BaysLeased(Message, tag=184):
+    """The answer to LeaseBays.  `want`: what the segments are to survive, as it was when they were leased."""
+
+    segments: list[SegmentInBays]
+    want: Redundancy

@@ -25,6 +25,7 @@ class NodeReport(Message, tag=112):
     """Every other second, of each node.  Answered by NodeOrders; EPERM for a node that is not known or was removed.
 
     `bundle`: SHA-256 (hex) of the authorities' bundle that it holds; `issuer`: id of the authority that signed its certificate.
+    `wall_ms`: its wall clock; 0 from an older build.
     """
 
     node: str
@@ -38,6 +39,7 @@ class NodeReport(Message, tag=112):
     carries: bool
     bundle: str = ""
     issuer: str = ""
+    wall_ms: int = 0
 
 
 class ListCas(Message, tag=113):
@@ -65,7 +67,8 @@ class GetNode(Message, tag=116):
 class NodeInfo(Struct, array_like=True, gc=False):
     """`heard_ms_ago` -1: not since this leader leads.  `member`: "voter", "learner" or "".  `lag`: entries behind, -1 unknown.
 
-    `silent_ms`: since the leader's voter heard this member's, -1: no member.
+    `silent_ms`: since the leader's voter heard this member's, -1: no member.  `skew_ms`: its wall clock less the leader's, when its last
+    report arrived; 0 if that is not known.  `segments`: where its segment server is reached, "" if it has none.
     """
 
     node: str
@@ -88,6 +91,8 @@ class NodeInfo(Struct, array_like=True, gc=False):
     bundle: str = ""
     issuer: str = ""
     silent_ms: int = -1
+    skew_ms: int = 0
+    segments: str = ""
 
 
 class Nodes(Message, tag=110):

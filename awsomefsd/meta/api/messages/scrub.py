@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awsomefsd.base.types import SegmentInfo
+from awsomefsd.base.types import SegmentInBays
 from awsomefsd.meta.api.messages.base import Message
 
 
@@ -23,9 +23,9 @@ class GetNames(Message, tag=74):
 
 
 class LiveSegments(Message, tag=61):
-    """`after`: where to go on, 0 at the end."""
+    """`after`: where to go on, 0 at the end.  `segments`: as in Segments."""
 
-    segments: list[SegmentInfo]
+    segments: list[SegmentInBays]
     after: int
 
 

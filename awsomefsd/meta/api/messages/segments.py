@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from awsomefsd.base.types import SegmentInfo
+from awsomefsd.base.types import SegmentInBays, SegmentInfo
 from awsomefsd.meta.api.messages.base import Message
 
 
@@ -29,7 +29,9 @@ class Reserved(Message, tag=10):
 
 
 class Segments(Message, tag=16):
-    segments: list[SegmentInfo]
+    """Rows of segments.  One that is in no bays is encoded as a SegmentInfo, and decoded as one that has none (`bays_of`)."""
+
+    segments: list[SegmentInBays]
 
 
 class NodeCheckpoint(Struct, array_like=True, gc=False):

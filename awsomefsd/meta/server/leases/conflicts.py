@@ -13,7 +13,8 @@ Every command has its decision here, and a test says so of those to come.  Not c
 * what a session releases of its own (ReleaseOrphan), and records (Apply), which the machine takes of their holder only (records.py).
 
 What a name leads to is known only when its directory is clear, so a question for a name reads the directory as well as what is there.
-Extended attributes are held back only where names are delegated: elsewhere a question for them recalls nobody (NAMES_ONLY).  A page of a
+Extended attributes are held back only where names are delegated, or were when their holder began: else a question for them recalls nobody
+(NAMES_ONLY).  A page of a
 directory with attributes is no reason to recall one lease for each of its files: the attributes of those that another mount writes are left
 out, and who wants them asks for them (`GetAttr`).
 """
@@ -110,6 +111,8 @@ UNTOUCHED = frozenset(
         c.SetCarries, c.SetNodeState, c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.ClaimVolume, c.EndClaims,
         c.GrowDevice, c.DrainDevice, c.RemoveDevice, c.SetAbsent, c.SetDeviceEra,
         c.SetNames, c.Apply, c.GrantInodes,
+        c.AddPoolDevice, c.AttachDevice, c.LeaseBays, c.PlanMirror, c.MirrorMade, c.DropBays, c.BaysTrimmed, c.SetDeviceState,
+        c.NeedSegments, c.SetRedundancy, c.SetSegmentServer, c.SetPool, c.BaysWrong,
     }
 )  # fmt: skip
 DECIDED = frozenset(_COMMANDS) | UNTOUCHED

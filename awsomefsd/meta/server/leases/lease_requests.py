@@ -310,7 +310,7 @@ class LeaseRequests:
     def _asked(self, body: Any) -> list[Key]:
         """Returns the inodes of which a question asks what others may hold back, the one that it is about at last."""
         machine = self._machine()
-        if type(body) not in QUESTIONS or (type(body) in NAMES_ONLY and not machine.delegates_names(body.volume)):
+        if type(body) not in QUESTIONS or (type(body) in NAMES_ONLY and not machine.may_hold_names(body.volume, body.ino)):
             return []
         return asked(body, machine.child)
 

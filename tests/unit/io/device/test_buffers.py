@@ -29,3 +29,17 @@ def test_pool_lends_no_more_than_it_has() -> None:
         assert len(mine) == 4096 and not got.is_set()
     other.join()
     assert got.is_set()
+
+
+def test_a_pool_that_is_tidied_lends_as_many_as_before() -> None:
+    pool = BufferPool(2, 4_096)
+    first, second = pool.take(), pool.take()
+    pool.give_back(first)
+    pool.tidy()
+    assert pool._made == 1
+    third = pool.take()
+    assert third is not first and bytes(third) == bytes(4_096)
+    for buffer in (second, third):
+        pool.give_back(buffer)
+    pool.tidy()
+    assert pool._made == 0

@@ -53,6 +53,16 @@ def test_a_device_added_later_is_found_and_one_that_is_not_there_is_a_key_error(
         devices[3]
 
 
+def test_a_device_of_a_pool_is_its_segment_servers_alone(tmp_path: Path) -> None:
+    path, superblock = image(tmp_path, "one")
+    with path.open("r+b") as file:
+        file.write(bytes(4_096))  # one copy of the superblock, which nobody else may mend
+    before = content(path)
+    devices = OpenDevices(lambda: [replace(info(1, path, superblock), pool=1), info(2, *image(tmp_path, "two"))], CLUSTER)
+    assert devices.get(1) is None and sorted(devices) == [2]
+    assert content(path) == before
+
+
 def test_a_device_that_cannot_be_opened_stops_no_other(tmp_path: Path) -> None:
     _, gone = image(tmp_path, "one")
     devices = OpenDevices(lambda: [info(1, tmp_path / "gone", gone), info(2, *image(tmp_path, "two"))], CLUSTER)
@@ -157,6 +167,7 @@ def test_an_error_of_a_disk_that_is_there_changes_nothing(tmp_path: Path) -> Non
 OPEN_BY_PATH = {
     "io/device/identified.py": "it reads the superblock",
     "io/device/signature.py": "it looks for data of others, before the device has a superblock",
+    "io/pool/attach.py": "it has locked the device, and compares its superblock with the log before it writes",
     "node/devices/device_scan.py": "it reads the superblock to find out what is there",
     "node/devices/operations.py": "it reads the superblock of a path that somebody gave, or shows it",
     "node/maintenance/checkpoints.py": "`device recover` and `meta restore` read the superblock of a path that somebody gave",

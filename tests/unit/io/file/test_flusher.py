@@ -19,6 +19,7 @@ from awsomefsd.base.types import ROOT_INO
 from awsomefsd.base.wait import block_on
 from awsomefsd.io.file import flusher
 from awsomefsd.io.file.flusher import record_space
+from awsomefsd.io.file.patience import Patience
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
@@ -209,6 +210,93 @@ def test_fsync_reports_a_failed_write_once_and_the_data_stays(r: Rig, hook: str)
     assert r.mount.buffered.files.get(ino).error is None
     r.fsync(ino, fh)
     r.restart()
+    assert r.content(ino) == b"a" * BIG
+
+
+def test_who_waits_for_mirrors_is_told_of_no_failure(r: Rig) -> None:
+    """With on-lease-loss=error ETIMEDOUT after a while, who waits for room too; the data stays."""
+    now, tries, good = [0], [0], r.device.on_write
+    r.mount.buffered.flusher.wait_for_mirrors(Patience(10, lambda: now[0]))
+
+    def away(*_: Any) -> None:
+        tries[0] += 1
+        raise OSError(errno.EIO, "no mirror")
+
+    r.device.on_write = away
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"a" * BIG)
+    waiting = Started(_op(r.mount.buffered.flusher.flush(ino)))
+    until(lambda: tries[0] >= 3)
+    assert not waiting.ended.is_set()
+    room = Started(_op(r.mount.buffered.flusher.room()))
+    now[0] = 20_000_000
+    for one in (waiting, room):
+        assert error_of(one.result) == errno.ETIMEDOUT
+    r.device.on_write = good
+    until(lambda: _synced(r, ino, fh))
+    r.restart()
+    assert r.content(ino) == b"a" * BIG
+
+
+def test_mirrors_that_are_back_are_no_error_to_who_waits_for_room(r: Rig) -> None:
+    """The file still has the error, which its own fsync is told."""
+    good, flusher_ = r.device.on_write, r.mount.buffered.flusher
+    flusher_.wait_for_mirrors(Patience(0))
+    r.device.on_write = failing()
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"a" * BIG)
+    flusher_.kick()
+    state = r.mount.buffered.files.get(ino)
+    until(lambda: state.error is not None)
+    flusher_.pause(True)
+    until(lambda: not flusher_._driven)
+    told: list[Error | None] = []
+
+    def watch(_value: Any, error: Any) -> None:
+        told.append(error)
+        flusher_.room().start(watch)
+
+    flusher_.room().start(watch)
+    r.device.on_write = good
+    flusher_.pause(False)
+    until(lambda: not state.dirty and told)
+    r.file(b"b", b"b" * BIG)
+    r.flush()  # all that was announced of the first is told
+    assert not any(told), told
+    assert error_of(r.fsync, ino, fh) == errno.ETIMEDOUT
+    r.fsync(ino, fh)
+
+
+def test_small_files_that_ask_no_mirror_do_not_end_the_patience_with_those_that_fail(r: Rig) -> None:
+    now, flusher_ = [0], r.mount.buffered.flusher
+    flusher_.wait_for_mirrors(Patience(10, lambda: now[0]))
+    r.device.on_write = failing()
+    small, small_fh = r.create(b"small")
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"a" * BIG)
+    waiting = Started(_op(flusher_.flush(ino)))
+    Started(_op(flusher_.room())).result()
+    flusher_.pause(True)
+    state = r.mount.buffered.files.get(ino)
+    state.held = True  # as while it is truncated: the next batch is of the other alone
+    r.write(small, small_fh, 0, b"b" * 100)
+    flusher_.pause(False)
+    r.fsync(small, small_fh)
+    now[0] = 20_000_000
+    state.held = False
+    assert error_of(waiting.result) == errno.ETIMEDOUT
+
+
+def test_a_device_that_takes_too_long_is_no_error_to_who_waits_for_room(r: Rig) -> None:
+    """Block devices tell ETIMEDOUT too.  A write waits until they are well, as for any other error."""
+    good, r.device.on_write = r.device.on_write, failing(errno.ETIMEDOUT)
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"a" * BIG)
+    room = Started(_op(r.mount.buffered.flusher.room()))
+    assert error_of(r.flush) == errno.ETIMEDOUT
+    room.result()
+    r.device.on_write = good
+    until(lambda: _synced(r, ino, fh))
     assert r.content(ino) == b"a" * BIG
 
 

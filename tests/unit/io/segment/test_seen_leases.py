@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import itertools
+from collections import UserDict
 
 import pytest
 
-from awsomefsd.base.errors import FsError, Unavailable
+from awsomefsd.base.errors import FsError, Overloaded, Unavailable
 from awsomefsd.base.limits import KIB, MIB
 from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.segment.seen_leases import SeenLeases
+from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from tests.rigs.machine_driver import SEGMENT_BYTES, sound
@@ -96,11 +99,56 @@ def test_each_question_but_the_last_teaches_something_and_nothing_leased_is_lost
             raise FsError(errno.EIO, "none")
         return [info(left[0])]
 
-    devices: set[int] = set()
+    devices: dict[int, MemoryDevice] = {}
     leases = SeenLeases(devices, lease)
     assert [one.device for one in leases.lease(1)] == [1, 2, 3, 4], "all are given back by the caller"
     assert asked == [[], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
     with pytest.raises(FsError):
         leases.lease(1)
-    devices.add(3)
+    devices[3] = MemoryDevice(MIB)
     assert [one.device for one in leases.lease(1)] == [3] and asked[-1] == [1, 2, 4]
+
+
+class AskedInVain(UserDict[int, MemoryDevice]):
+    """Devices of which the service does not say, after some answers, where they are, as OpenDevices tells it."""
+
+    answers = 0
+
+    def __getitem__(self, number: int) -> MemoryDevice:
+        self.answers -= 1
+        if self.answers < 0:
+            raise Overloaded("too many requests wait")
+        return self.data[number]
+
+
+def one(number: int) -> SegmentInfo:
+    return SegmentInfo(number, 1, 1, number * MIB, MIB, SEGMENT_LEASED, 0)
+
+
+@pytest.mark.parametrize("avoids", [True, False])
+def test_segments_are_given_back_when_nobody_says_where_their_device_is(avoids: bool) -> None:
+    """They were nobody's until the session ended."""
+    numbers = itertools.count(1)
+
+    def lease(count: int, avoid: list[int] | None = None) -> list[SegmentInfo]:
+        return [] if avoid else [one(next(numbers)) for _ in range(count)]
+
+    devices = AskedInVain()
+    writer = SegmentWriter(devices, SeenLeases(devices, lease).lease if avoids else lease)
+    for _ in range(3):
+        with pytest.raises((FsError, Unavailable)):
+            writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+    assert {step.segment for step in writer.seal_all()} == set(range(1, next(numbers)))
+
+
+def test_a_device_that_nobody_finds_any_more_has_failed() -> None:
+    """The segments of that attempt are not written again, as after any other failure."""
+    numbers = itertools.count(1)
+    devices = AskedInVain({1: MemoryDevice(8 * MIB)})
+    devices.answers = 1
+    writer = SegmentWriter(devices, lambda count: [one(next(numbers)) for _ in range(count)])
+    with pytest.raises((OSError, Unavailable)):
+        writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+    devices.answers = 1_000
+    extents = writer.write([Piece(3, 77, 0, [memoryview(b"x")])]).extents[0]
+    assert extents[0].segment > 1

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.base.types import LOCK_POSIX, SegmentInfo
 from awsomefsd.meta.api import bounds
 from awsomefsd.meta.api import commands as c
@@ -27,7 +28,7 @@ class Scene(Drive):
     """A volume with a file, a directory and a segment, and a session that holds it whole."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(level=POOLS)
         self.make_volume()
         self.open()
         self.file = self.create(b"f")

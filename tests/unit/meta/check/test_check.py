@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.codec import Sealed
-from awsomefsd.base.types import FIRST_COOKIE, SEGMENT_FREE, SEGMENT_METADATA, SEGMENT_SEALED, Lock
+from awsomefsd.base.types import BAY_MIRROR, FIRST_COOKIE, SEGMENT_FREE, SEGMENT_METADATA, SEGMENT_SEALED, Lock, Redundancy, SegmentBay
 from awsomefsd.meta.api import acl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.check.check import check
@@ -80,6 +80,12 @@ class Ground:
     def remove(self, key: bytes) -> None:
         assert self.txn.delete(key)
 
+    def move(self, key: bytes, place: bytes) -> None:
+        raw = self.txn.get(key)
+        assert raw is not None and self.txn.get(place) is None
+        self.txn.put(place, raw)
+        self.remove(key)
+
     def dentry(self, parent: int, name: bytes, ino: int, kind: int, cookie: int) -> None:
         self.txn.put(keys.dentry(self.volume, parent, name), rows.DENTRY.dumps(rows.DentryRow(ino, kind, cookie, 0, 0)))
         self.txn.put(keys.cookie(self.volume, parent, cookie), rows.COOKIE.dumps(rows.CookieRow(ino, kind, name)))
@@ -114,6 +120,23 @@ def end_session(ground: Ground) -> None:
 
 
 NAMED = [(acl.USER_OBJ, 6, 0), (acl.USER, 7, 5), (acl.GROUP_OBJ, 4, 0), (acl.MASK, 4, 0), (acl.OTHER, 4, 0)]
+def in_bays(ground: Ground, state: int = SEGMENT_FREE, **fields: Any) -> None:
+    """A segment in a bay of device 1, which is in a pool."""
+    ground.change(keys.device(1), rows.DEVICE, pool=1, host="h")
+    row = rows.SegmentRow(98, 0, 0, state, 1, bytes=1 << 20, bays=[SegmentBay(1, 0, 0, BAY_MIRROR)], **fields)
+    ground.txn.put(keys.segment(98), rows.SEGMENT.dumps(row))
+
+
+IN_POOLS: list[Plant] = [
+    lambda g: g.change(keys.device(1), rows.DEVICE, pool=1),
+    lambda g: g.change(keys.device(1), rows.DEVICE, pool=2),
+    lambda g: in_bays(g),
+    lambda g: in_bays(g, want=Redundancy(1, 1), state=SEGMENT_SEALED, committed_bytes=5, end=5),
+    lambda g: in_bays(g, want=Redundancy(2, 1), state=SEGMENT_SEALED),
+]
+_POOL_KINDS = ("bay-counters", "pool-row", "bay-segment", "bay-copies", "need")
+
+
 PLANTS: list[tuple[str, Plant]] = [
     ("undecodable", corrupt),
     ("undecodable", lambda g: g.txn.put(keys.reader("bad"), b"short")),
@@ -205,6 +228,11 @@ PLANTS: list[tuple[str, Plant]] = [
     ("free-list", lambda g: g.remove(keys.free(1, 2))),
     ("free-list", lambda g: g.segment(g.freed, freed_index=up)),
     ("begun-index", lambda g: g.txn.put(keys.begun(1, 2), rows.MARK)),
+    ("misplaced-row", lambda g: g.move(keys.device(1), keys.device(5))),
+    ("misplaced-row", lambda g: g.move(keys.segment(g.sealed), keys.segment(g.sealed ^ 0x40))),
+    ("misplaced-row", lambda g: g.move(keys.volume(1), keys.volume(3))),
+    ("misplaced-row", lambda g: g.move(keys.session(1), keys.session(9))),
+    ("misplaced-row", lambda g: g.txn.put(keys.session(9), g.txn.rows[keys.session(1)])),
     ("device-counters", lambda g: g.change(keys.device(1), rows.DEVICE, segments_free=up)),
     ("device-counters", lambda g: g.change(keys.device(1), rows.DEVICE, unused_from=up)),
     ("cluster-bytes", lambda g: g.cluster(free_bytes=up)),
@@ -222,6 +250,9 @@ PLANTS: list[tuple[str, Plant]] = [
     ("reap-stale", lambda g: g.txn.put(keys.reap(keys.REAP_TRIM, 1, 99, 1), rows.REAP.dumps(rows.ReapRow()))),
     ("reap-stale", lambda g: g.txn.put(keys.reap(keys.REAP_SESSION, 0, 1, 0), rows.REAP.dumps(rows.ReapRow()))),
     ("reap-missing", lambda g: g.change(keys.volume(1), rows.VOLUME, deleted=True)),
+    ("bay-index", lambda g: g.txn.put(keys.bay(1, 2), rows.BAY.dumps(rows.BayRow(99, 1, 1)))),
+    ("need", lambda g: g.txn.put(keys.need(1, 2), rows.NEED.dumps(rows.NeedRow(1, 1)))),
+    *zip(_POOL_KINDS, IN_POOLS, strict=True),
     ("reader-count", lambda g: g.remove(keys.reader("reader"))),
     (
         "stale-tombstone",
@@ -258,6 +289,28 @@ def test_any_damaged_row_is_found(seed: int) -> None:
         else:
             assert faults, key.hex()
         ground.txn.rows[key] = sound[key]
+    assert check(ground.txn) == []
+
+
+NAMED_BY_KEY = (keys.MOUNT, keys.RESULT, keys.TOMBSTONE, keys.READER, keys.NODE, keys.XATTR)  # nothing else says which one it is
+
+
+def test_any_row_in_the_place_of_another_is_found(seed: int) -> None:
+    """Whatever bit of whatever key flips: a row's checksum does not cover it."""
+    chance = random.Random(seed)
+    ground = Ground()
+    sound = dict(ground.txn.rows)
+    for key in sorted(sound):
+        kind = keys.kind_of(key)[2]
+        if kind in NAMED_BY_KEY or (kind == keys.EXTENT and not rows.EXTENT.loads(sound[key]).segment):
+            continue
+        for at in range(keys.PREFIX_BYTES, len(key)):
+            wrong = bytearray(key)
+            wrong[at] ^= 1 << chance.randrange(8)
+            if bytes(wrong) not in sound:
+                ground.move(key, bytes(wrong))
+                assert check(ground.txn), (key.hex(), bytes(wrong).hex())
+                ground.move(bytes(wrong), key)
     assert check(ground.txn) == []
 
 

@@ -19,7 +19,10 @@ from awsomefsd.meta.check.repair_txn import DeviceFacts, FrameFacts, Hints, no_f
 from awsomefsd.meta.state import keys, rows
 from tests.rigs.machine_driver import MIB, SEGMENT_BYTES, START_NS
 from tests.rigs.memory_txn import MemTxn
-from tests.unit.meta.check.test_check import PLANTS, Ground
+from tests.unit.meta.check.test_check import IN_POOLS, Ground
+from tests.unit.meta.check.test_check import PLANTS as ALL_PLANTS
+
+PLANTS = [(kind, plant) for kind, plant in ALL_PLANTS if plant not in IN_POOLS]  # no repair of pools is built
 
 Frames = dict[tuple[int, int], FrameFacts]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.limits import ABSENT_AFTER_MS, DEVICE_REPORT_MS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.devices import ReportDevices, Sighting
+from awsomefsd.meta.server.absent_devices import _is_away
 from awsomefsd.meta.server.device_reports import SILENT_MS
+from awsomefsd.meta.state.rows import DeviceRow
 from tests.unit.meta.server.leader_group import Cluster, Wire
 
 STEP_S = DEVICE_REPORT_MS / 1_000
@@ -104,6 +107,13 @@ def test_while_the_mounts_of_a_silent_node_live_its_devices_are_not_called_absen
         assert isinstance(wire.ask(m.Renew(opened.session, opened.epoch, 0)), m.Done)
         assert not nodes.go_on(STEP_S)
     assert nodes.go_on(2 * DECIDED_S) == {"d", "l", "s"}, "its session has ended"
+
+
+def test_what_is_mounted_at_a_silent_node_says_nothing_of_its_device_in_a_pool() -> None:  # row 23 of what goes wrong in pools
+    """Only a segment server has that open."""
+    row = DeviceRow(1, "p", 1 << 30, 1 << 22, 64, 1 << 20, False, 0, 64, home="n2")
+    assert not _is_away(row, {"n1"}, {"n2"})
+    assert _is_away(replace(row, pool=1), {"n1"}, {"n2"})
 
 
 def test_a_new_leader_waits_for_reports_before_it_judges(nodes: Nodes) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 import pytest
 from msgspec import structs
 
-from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.base.tls import PeerIdentity
 from awsomefsd.base.types import node_mount
 from awsomefsd.meta.api import commands as c
@@ -39,23 +39,25 @@ REQUEST_ROWS = {
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
     " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
-    " GetSightings GetQuarantine GetCheckpoints",
+    " GetSightings GetQuarantine GetCheckpoints GetBays GetPool GetNeeds GetStaleBays",
     "about itself": "NodeReport ReportDevices",
     "own mount": "Hello",
     "nobody": "ChangeMembers TransferLead",
 }
 COMMAND_ROWS = {
     "own session": "LeaseSegments Reserve Create Link Unlink Rmdir Rename SetAttr SetXattr RemoveXattr ReleaseOrphan Commit WriteData"
-    " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease Apply GrantInodes",
+    " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease Apply GrantInodes LeaseBays",
     "itself on the connection's mount": "OpenSession OpenShared",
     "own session, or role node": "EndSession ClearQuarantine",
-    "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments",
+    "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments AttachDevice BaysTrimmed SetSegmentServer"
+    " BaysWrong",
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
-    " SetDeviceEra",
-    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments",
+    " SetDeviceEra AddPoolDevice SetRedundancy SetPool",
+    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
+    " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",
 }
 
 
@@ -174,9 +176,9 @@ def test_a_nodes_own_number_is_its_own() -> None:
 def test_a_mount_that_is_not_known_changes_nothing(kind: type) -> None:
     """Neither a number that never opened a session, nor one of a removed node; whatever session the command names, and over the unix socket
     too: the machine itself refuses it."""
-    drive = Drive()
+    drive = Drive(level=POOLS)
     drive.make_volume()
-    drive.ok(c.AddNode(REMOVED, "gone", "node", bytes(32), level=LEVEL), session=0, epoch=0)
+    drive.ok(c.AddNode(REMOVED, "gone", "node", bytes(32), level=POOLS), session=0, epoch=0)
     drive.open(60, node=REMOVED)
     drive.ok(c.EndSession(drive.session, drive.epoch, False), session=0, epoch=0, mount=0)
     drive.ok(c.SetNodeState(REMOVED, "removed"), session=0, epoch=0, mount=0)

@@ -521,8 +521,10 @@ def filled(type_):
             values.append(Lock(0, 1, 1, 1, 0, 9))
         elif origin is list:
             inner = typing.get_args(hint)[0]
-            plain = {bytes: b"bytes", str: "text"}.get(inner, 1)
+            plain = [1] if typing.get_origin(inner) is list else {bytes: b"bytes", str: "text"}.get(inner, 1)
             values.append([] if typing.get_origin(inner) is tuple else [filled(inner)] if hasattr(inner, "__struct_fields__") else [plain])
+        elif origin is tuple:
+            values.append(tuple(1 for _ in typing.get_args(hint)))
         elif origin is dict:
             values.append({})
         elif type(None) in typing.get_args(hint):

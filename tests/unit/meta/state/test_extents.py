@@ -30,6 +30,16 @@ def test_overlay() -> None:
     assert extents.overlay([piece(50, 10)], 50) == []
 
 
+def test_parts_keep_the_chapter_and_neighbours_of_two_are_not_joined() -> None:
+    """Snapshots go by it: with another chapter, they would see bytes of after them, or miss those of before."""
+    old, new = piece(0, 10, 1), piece(10, 10, 1, 10)
+    old[1].chapter = 2
+    assert [row.chapter for _, row in extents.without(old, 3, 6)] == [2, 2]
+    assert not extents.joins(old, new) and spans(extents.overlay([old, new])) == [(0, 10, 1, 0), (10, 10, 1, 10)]
+    new[1].chapter = 2
+    assert extents.joins(old, new) and extents.join(old, new)[1].chapter == 2
+
+
 def test_covers() -> None:
     made = [Extent(5, 5, 1, 1, 1, 0, 64, 0), Extent(0, 5, 1, 1, 1, 0, 64, 0)]
     assert extents.covers(made, 10) and not extents.covers(made, 11) and not extents.covers(made[:1], 3) and extents.covers([], 0)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from crc32c import crc32c
+from msgspec.structs import replace
 
+from awsomefsd.base.identity import POOL_DEVICES
 from awsomefsd.base.limits import DEVICE_SCAN_MS, MIB
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.block_devices import FoundDevice, block_devices
@@ -22,6 +24,7 @@ from awsomefsd.meta.api.messages import Devices
 from awsomefsd.meta.api.messages.devices import UNDECIDED, ReportDevices
 from awsomefsd.node.devices.device_scan import OK, Looked, Prober, looked, scan
 from awsomefsd.node.devices.device_watch import DeviceWatch
+from awsomefsd.node.devices.served_devices import ServedDevices
 from tests.unit.io.device.test_superblock import CLUSTER, image
 
 OTHER = str(uuid.UUID(int=2))
@@ -154,6 +157,32 @@ def test_a_device_is_found_wherever_it_is_and_a_good_path_is_kept(tmp_path: Path
     now[0] += DEVICE_SCAN_MS * 1_000_000
     watch.poll()
     assert len(scans) == count + 1
+
+
+def test_a_file_says_whether_devices_of_pools_are_this_nodes(tmp_path: Path) -> None:
+    """Whoever starts this node's processes starts a segment server then."""
+    state = tmp_path / "state"
+    state.mkdir()
+    ours = replace(DeviceInfo(1, "u1", 64 * MIB, MIB, 62, 62, MIB, "", False, "n1"), pool=1)
+    there: list[DeviceInfo] = []
+
+    def scanning(prober: Prober, known: Any, extra: Any) -> list[Looked]:
+        return []
+
+    mark = ServedDevices(state, tmp_path).mark
+    watch = DeviceWatch(CLUSTER, "n1", DeviceTable(tmp_path), lambda body: Devices(list(there)), (), scanning, mark_pools=mark)
+    for devices, expected in (
+        ([], False),
+        ([replace(ours, pool=0)], False),
+        ([replace(ours, home="n2")], False),
+        ([ours], True),
+        ([ours], True),
+        ([], False),
+        ([], False),
+    ):
+        there[:] = devices
+        watch.poll()
+        assert (state / POOL_DEVICES).exists() == expected, devices
 
 
 def test_what_lies_behind_the_old_end_is_nobodys_superblock(tmp_path: Path) -> None:

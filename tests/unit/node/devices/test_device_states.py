@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.node.devices.devices import NodeDevices
+from awsomefsd.node.devices.devices import UNSERVED, NodeDevices
 from awsomefsd.node.health import rules
+from tests.unit.io.device.test_superblock import CLUSTER, image
 
 
 @pytest.mark.parametrize("path", ["gone", "gone/with/its/directory"])
@@ -19,3 +21,16 @@ def test_a_device_whose_path_leads_nowhere_is_missing(tmp_path: Path, path: str)
     info = DeviceInfo(1, "uuid", 1 << 30, 1 << 22, 256, 256, 1 << 20, str(tmp_path / path))
     state = NodeDevices("cluster", "node", DeviceTable(tmp_path), SimpleNamespace()).state(info)  # type: ignore[arg-type]
     assert state.startswith(rules.MISSING) and str(tmp_path / path) in state
+
+
+def test_a_device_of_a_pool_that_the_segment_server_does_not_serve_is_not_in_order(tmp_path: Path) -> None:
+    """Another node's device is its own server's, and one that cannot be read is that first."""
+    uuid = image(tmp_path / "disk")
+    info = replace(DeviceInfo(1, uuid, 1 << 30, 1 << 22, 256, 256, 1 << 20, str(tmp_path / "disk"), False, "node"), pool=1)
+    said = ["rolled back"]
+    devices = NodeDevices(CLUSTER, "node", DeviceTable(tmp_path), SimpleNamespace(), unserved=lambda of: said[0])  # type: ignore[arg-type]
+    assert devices.state(info) == f"{UNSERVED}: rolled back"
+    assert devices.state(replace(info, home="other")) == devices.state(replace(info, pool=0)) == "ok"
+    assert devices.state(replace(info, path=str(tmp_path / "gone"))).startswith(rules.MISSING)
+    said[0] = ""
+    assert devices.state(info) == "ok"

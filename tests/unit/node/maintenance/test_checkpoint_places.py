@@ -11,7 +11,7 @@ from awsomefsd.base.types import SEGMENT_METADATA, DeviceInfo, SegmentInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import ReturnSegments
 from awsomefsd.meta.api.messages.nodes import GetNode
-from awsomefsd.node.maintenance.checkpoint_places import PlacesOfNode
+from awsomefsd.node.maintenance.checkpoint_places import PlacesAlone, PlacesOfNode
 
 CLUSTER, HERE, THERE = (f"{number:08x}-0000-0000-0000-000000000000" for number in range(1, 4))
 OWN, SPARE, FOREIGN = 1, 2, 3  # devices; the last is in the other node, which leads
@@ -22,6 +22,7 @@ class State:
 
     def __init__(self, *, draining: int = 0, state: str = "active") -> None:
         self.draining = draining
+        self.pooled: list[int] = []
         self.state = state
         self.returned: list[int] = []
 
@@ -32,7 +33,10 @@ class State:
             return m.Checkpoints(kept, [mine, m.NodeCheckpoint(THERE, [31], [31], FOREIGN, 1, 2, 20)])
         if isinstance(body, m.GetDevices):
             return m.Devices(
-                [DeviceInfo(one, f"uuid-{one}", 0, MIB, 800, 400, 0, draining=one == self.draining) for one in (OWN, SPARE, FOREIGN)]
+                [
+                    DeviceInfo(one, f"uuid-{one}", 0, MIB, 800, 400, 0, draining=one == self.draining, pool=int(one in self.pooled))
+                    for one in (OWN, SPARE, FOREIGN)
+                ]
             )
         if isinstance(body, GetNode):
             return type("Nodes", (), {"nodes": [type("Node", (), {"state": self.state})]})
@@ -51,3 +55,20 @@ def test_a_device_that_is_drained_and_a_node_that_goes_get_back_what_is_kept(sta
     places = PlacesOfNode(state.call, CLUSTER, HERE)
     assert places.stand_by({f"uuid-{OWN}": "/dev/a", f"uuid-{SPARE}": "/dev/b"})
     assert state.returned == returned
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_checkpoint_is_written_to_a_device_of_a_pool(several: bool) -> None:
+    """Its segment server has the lock on it, or could not get it."""
+    state = State()
+
+    def call(body: Any) -> Any:
+        return type("Own", (), {"segments": []}) if isinstance(body, m.GetOwnSegments) else state.call(body)
+
+    places = PlacesOfNode(call, CLUSTER, HERE) if several else PlacesAlone(call, CLUSTER)
+    paths = {f"uuid-{OWN}": "/dev/a", f"uuid-{SPARE}": "/dev/b"}
+    state.pooled = [OWN]
+    found = places.choose(paths)
+    assert found is not None and found[0].device == SPARE
+    state.pooled = [OWN, SPARE]
+    assert places.choose(paths) is None

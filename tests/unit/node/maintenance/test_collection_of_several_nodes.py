@@ -17,9 +17,9 @@ from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.api.messages.devices import GetSightings, ReportDevices, Sighting
+from awsomefsd.meta.api.messages.devices import GetSightings, ReportDevices, Sighting, Sightings
 from awsomefsd.meta.server.device_reports import OK, SILENT_MS, DeviceReports
-from awsomefsd.node.maintenance.collection import Collection
+from awsomefsd.node.maintenance.collection import Collection, own_devices
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from tests.rigs.machine_driver import sound
 from tests.rigs.segment_writers import Cluster
@@ -167,3 +167,11 @@ def test_a_device_that_goes_away_from_its_home_gets_another_one_until_it_is_back
     nodes.sees["a"][FIRST] = OK
     nodes.report()
     assert nodes.collect(*NODES[::-1]) == {("a", FIRST)}
+
+
+def test_devices_of_pools_are_collected_and_scrubbed_by_no_daemon() -> None:
+    def ask(body: Any) -> Any:
+        return m.Nodes([]) if isinstance(body, m.ListNodes) else Sightings([], [], {})
+
+    devices = [DeviceInfo(number, f"u{number}", 0, MIB, 8, 8, 0, "/dev/x", home="a", pool=number - 1) for number in (1, 2)]
+    assert [one.device for one in own_devices("a", ask, devices)] == [1]

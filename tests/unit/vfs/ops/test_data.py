@@ -240,6 +240,13 @@ def test_a_quota_says_edquot_at_write_and_takes_data_again_after_a_removal(tmp_p
         balanced(r)
 
 
+def test_who_has_no_room_is_told_so_and_not_what_failed_of_other_files(tmp_path: Path) -> None:
+    with rig(tmp_path, quota_bytes=3 * MIB) as r:
+        r.file(b"other", bytes(BIG))
+        r.device.on_write = failing()
+        assert 2 * MIB < fill(r, errno.EDQUOT) <= 3 * MIB
+
+
 def fill(r: Rig, number: int) -> int:
     """Files of 300,000 bytes until `number`; how many bytes were acknowledged."""
     for at in range(1_000):

@@ -158,3 +158,23 @@ def test_an_append_is_answered_at_once(rig: Rig) -> None:
     pages, ino, fh = with_pages(rig)
     assert pages.write(ino, fh, open_flags=os.O_APPEND).result() == 4096
     assert pages.told == [(ino, 0, 0)] and not pages.waiting
+
+
+def test_pages_that_are_filled_while_the_last_handle_closes_are_known(rig: Rig) -> None:
+    """RELEASE is not waited for: somebody may open and read the file between the look for other handles and what follows from it."""
+    pages, ino, fh = with_pages(rig)
+    opens = rig.mount.session.opens
+    count, again = opens.count, list[int]()
+
+    def counted(asked: int) -> int:
+        found = count(asked)
+        if asked == ino and not found and not again:
+            again.append(rig.open(ino))
+            pages.read(ino, again[0])
+        return found
+
+    with patch.object(opens, "count", counted):
+        rig.mount.handle_closed(ino, fh)
+    write = pages.write(ino, again[0])
+    pages.let_go()
+    assert write.result() == 4096 and pages.told == [(ino, 4096, 4096)]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.base.consistency import CLOSE_TO_OPEN
 from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
 from awsomefsd.meta.api.messages import SessionOpened
+from awsomefsd.worker import session_change
+from awsomefsd.worker import takeover as takeover_module
 from tests.rigs.mount_without_kernel import BIG, Rig, rig, until
 
 
@@ -61,3 +64,39 @@ def test_a_session_that_is_lost_again_while_it_is_taken_up_is_replaced_again(r: 
     assert len({first, *told}) == 3
     r.file(b"f", b"data")
     r.flush()
+
+
+class Shared(Rig):
+    shared = caches = True
+
+
+class SharedWithoutNames(Shared):
+    """It can decide no names, as a shared mount without names=leases."""
+
+    consistency = CLOSE_TO_OPEN
+
+
+@pytest.mark.parametrize("kind", [Rig, Shared, SharedWithoutNames])
+def test_a_session_that_ends_while_a_successor_takes_over_is_replaced_behind_that(
+    tmp_path: Path, kind: type[Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two threads decide about the same records, and the older session comes out on top: its leases are believed, and end nothing."""
+    monkeypatch.setattr(session_change, "SESSION_SELF_FENCE_MS", 0)
+    with rig(tmp_path, made_by=kind) as r:
+        ino, fh = r.create(b"f")
+        r.flush()
+        r.write(ino, fh, 0, b"acknowledged")
+        r.kill()
+
+        def ends(name: str) -> None:
+            if name == "takeover.records.found":
+                r.end_session()
+                r.worker.client._keeper.doubt()
+                until(lambda: r.worker.events._lost and not r.worker.sessions._busy.locked())
+
+        monkeypatch.setattr(takeover_module, "hit", ends)
+        r.start()
+        until(lambda: r.worker.client.lease_left_ns() > 0 and not r.worker.sessions._busy.locked())
+        assert r.worker.memory.control.state.session == r.worker.client.session
+        assert r.mount.caches.leases is None or r.mount.caches.leases.epoch == r.worker.client.epoch
+        assert r.content(ino) == b"acknowledged" and not (r.directory / "conflicts").exists(), "nobody else had the volume"

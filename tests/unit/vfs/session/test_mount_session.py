@@ -25,7 +25,7 @@ from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID
 from awsomefsd.vfs.session import conflicts as put_aside_module
 from awsomefsd.vfs.session.conflicts import write_conflicts
 from tests.rigs.metadata_service import Wire
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Noticing, Rig, Started, error_of, finish, rig, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Noticing, Rig, Started, error_of, failing, finish, rig, until
 
 WRITE_LOCK = Lock(LOCK_POSIX, 77, 1000, 1, 0, LOCK_END_MAX)
 READ = os.O_RDONLY | os.O_NOATIME
@@ -59,6 +59,14 @@ def lose_to_another(r: Rig, *changes: Any) -> None:
     r.end_session()
     worker.client._keeper.doubt()
     assert noticed.wait(LIMIT_S)
+    another_has_it(r, *changes)
+    worker.client._events = events
+    worker.sessions.lost()  # once, as the client says it
+    replaced(r, before)
+
+
+def another_has_it(r: Rig, *changes: Any) -> None:
+    """Another mount has the volume, after the session of this one was ended."""
     wire = Wire(r.host.socket_path, 99)
     opened = wire.open_session(99)
     for at, change in enumerate(changes):
@@ -68,9 +76,6 @@ def lose_to_another(r: Rig, *changes: Any) -> None:
             assert set(reply.errnos) == {0}
     wire.ask(m.Propose(2, opened.session, opened.epoch, [], c.EndSession(opened.session, opened.epoch, True)))
     wire.close()
-    worker.client._events = events
-    worker.sessions.lost()  # once, as the client says it
-    replaced(r, before)
 
 
 def conflicts(r: Rig) -> dict[str, bytes]:
@@ -577,6 +582,83 @@ def test_conflict_files_are_whole_although_the_system_writes_less(tmp_path: Path
 
     path = write_conflicts(str(tmp_path / "conflicts"), 5, [Record()])
     assert (Path(path) / "2-3-4").read_bytes() == bytes(range(256)) * 20
+
+
+def test_nothing_is_left_of_a_try_that_met_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try would keep the disk full, and people would find many copies, of which one is whole."""
+
+    class Record:
+        ino, offset, data = 2, 3, memoryview(bytes(100))
+
+        def __init__(self, sequence: int) -> None:
+            self.sequence = sequence
+
+    real, left = os.write, [150]
+
+    def write(fd: int, data: Any) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "full")
+        done = real(fd, data[: left[0]])
+        left[0] -= done
+        return done
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError):
+        write_conflicts(str(tmp_path / "conflicts"), 5, [Record(1), Record(2)])
+    assert list((tmp_path / "conflicts").iterdir()) == []
+
+
+@pytest.mark.parametrize("who", ["this worker", "its successor"])
+def test_a_file_whose_data_was_put_aside_takes_no_other_ones_place(r: Rig, who: str) -> None:
+    """A rename waits for the data of its source; where that became a conflict the file is empty, and the old version would be gone."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"old version")
+    r.fsync(ino, fh)
+    new, fh = r.create(b"f.new")
+    r.worker.data.flusher.pause(True)
+    r.write(new, fh, 0, b"new version")
+    r.close_file(new, fh)
+    theirs = c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0)
+    if who == "this worker":
+        renaming = r.begin("rename", ROOT_INO, b"f.new", ROOT_INO, b"f", 0)
+        lose_to_another(r, theirs)
+        assert error_of(renaming.result) == errno.EIO
+    else:
+        r.kill()
+        r.end_session()
+        another_has_it(r, theirs)
+        (renamed,) = r.start(lambda vfs: vfs.rename(r.ctx(), ROOT_INO, b"f.new", ROOT_INO, b"f", 0))
+        assert getattr(renamed, "errno", None) == errno.EIO
+    assert list(conflicts(r).values()) == [b"new version"]
+    assert r.content(r.lookup(b"f").ino) == b"old version"
+    fh = r.open(new)  # who has heard of it, or goes on, writes it anew
+    r.write(new, fh, 0, b"again")
+    r.call("rename", ROOT_INO, b"f.new", ROOT_INO, b"f", 0)
+    assert r.content(r.lookup(b"f").ino) == b"again"
+
+
+def test_a_rename_tells_once_that_data_was_put_aside(r: Rig) -> None:
+    r.file(b"f", b"old version")
+    r.flush()
+    r.worker.data.flusher.pause(True)
+    r.file(b"f.new", b"new version")
+    lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
+    assert error_of(r.call, "rename", ROOT_INO, b"f.new", ROOT_INO, b"f", 0) == errno.EIO
+    assert r.content(r.lookup(b"f").ino) == b"old version"
+    r.call("rename", ROOT_INO, b"f.new", ROOT_INO, b"f", 0)
+
+
+def test_a_file_with_an_error_that_nobody_was_told_of_is_asked_for_again(r: Rig) -> None:
+    """What this mount knew of it is as old as of any other: reads would show what others have cut off."""
+    ino = r.file(b"f", b"x" * BIG)
+    r.device.on_write = failing()
+    with pytest.raises(FsError):
+        block_on(r.worker.data.flusher.flush_all(), LIMIT_S)
+    r.device.on_write = lambda *_: None
+    until(lambda: not r.worker.data.files.dirty_states())
+    assert r.worker.data.files.get(ino).error is not None
+    lose_to_another(r, c.SetAttr(1, ino, c.SET_SIZE, size=0))
+    assert r.content(ino) == b""
 
 
 # --- leases ---------------------------------------------------------------------------------------------------------------

@@ -389,3 +389,39 @@ def test_files_that_are_removed_are_given_up_together(nodes: list[Caching]) -> N
     assert two.attr(gone[7]).nlink == 0 and two.read(gone[7], fh, 0, 9) == b""
     two.close_file(gone[7], fh)
     until(lambda: [ino for batch in given for ino in batch].count(gone[7]) == 2)
+
+
+def test_pages_that_the_kernel_fills_go_with_the_lease(nodes: list[Caching], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mappings and sendfile(2) fill them, also of a file that is open for direct I/O."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a" * BIG)
+    dropped: list[tuple[int, int, int]] = []
+    caches = two.mount.caches
+    caches.drop_pages = lambda ino, offset, length, then: dropped.append((ino, offset, length))
+
+    def fill(through: int) -> None:
+        ctx = two.ctx()
+        ctx.fills_pages = True
+        two.request("read", ctx, ino, through, 0, 4096)
+
+    there = two.call("open", ino, os.O_RDONLY).fh
+    two.read(ino, there, 0, 9)
+    fill(there)
+    assert not dropped, "the recall of the lease will take them"
+    one.write(ino, fh, 0, b"b" * 9)
+    assert ("pages", ino) in two.kernel.told and two.read(ino, there, 0, 9) == b"b" * 9
+
+    monkeypatch.setattr(caches.leases, "leaving", lambda _ino: True)
+    fill(there)
+    assert dropped == [(ino, 0, 4096)], "the recall may have taken the pages before this one was there"
+    writer = two.call("open", ino, os.O_RDWR).fh
+    fill(there)
+    assert len(dropped) == 1, "a mapping through the other handle may have dirty ones"
+    two.close_file(ino, writer)
+    monkeypatch.undo()
+    two.read(ino, there, 0, 9)
+    grants = iter(range(1, 9))
+    monkeypatch.setattr(caches.leases, "grant", lambda _ino: next(grants))
+    fill(there)
+    assert len(dropped) == 2, "another lease than before the bytes were looked at: somebody may have changed them in between"

@@ -231,6 +231,18 @@ def test_a_leader_that_begins_holds_back_what_records_made_before() -> None:
         assert not isinstance(wire.answers[call], m.Failed)
 
 
+def test_extended_attributes_recall_who_decides_names_from_before_they_were_durable() -> None:
+    """A mount goes on as it began."""
+    cluster, one, other = delegated()
+    holding(one, other, ino=INO)
+    host(cluster, c.SetNames(1, 0))
+    settle(one, other)
+    one.slow = True
+    wire, call = asks(cluster, 9, m.GetXattr(1, INO, b"user.a"))
+    settle(one, other)
+    assert one.recalled and call not in wire.answers
+
+
 def test_extended_attributes_recall_nobody_where_names_are_durable() -> None:
     cluster, one, other = two()
     one.get(LEASE_WRITE)

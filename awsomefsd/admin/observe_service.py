@@ -1,0 +1,83 @@
+"""The RPCs that look at files, trees and figures.  They change nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import grpc
+
+from awsomefsd.admin.grpc_errors import edge, fail
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.base.errors import Error, Overloaded, Unavailable
+from awsomefsd.base.metrics import Sample
+from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.observing import FileReport, file_report, summaries
+
+SUMMARIES_MAX = 2  # at once: each asks the leader for page after page
+TOLD_S = 0.5
+
+
+class ObserveRpcs:
+    """The RPCs that look; `samples` returns all figures of this moment.  Summaries end when `stopping` is set."""
+
+    def __init__(self, catalog: Catalog, samples: Callable[[], list[Sample]], stopping: threading.Event) -> None:
+        self._catalog = catalog
+        self._samples = samples
+        self._stopping = stopping
+        self._free = threading.BoundedSemaphore(SUMMARIES_MAX)
+
+    @edge
+    def GetFile(self, request: pb.GetFileRequest, context: grpc.ServicerContext) -> pb.FileFacts:
+        volume = self._catalog.volume(request.volume).volume
+        paths = {one.device: one.path for one in self._catalog.devices()}
+        return file_message(file_report(self._catalog.ask, volume, request.inode), paths)
+
+    def Summarize(self, request: pb.SummarizeRequest, context: grpc.ServicerContext) -> Iterator[pb.Summary]:
+        if not self._free.acquire(blocking=False):
+            fail(context, Overloaded(f"{SUMMARIES_MAX} summaries are being made already; try again"))
+            return
+        try:
+            yield from self._summaries(request, context)
+        except Error as err:
+            fail(context, err)
+        finally:
+            self._free.release()
+
+    def _summaries(self, request: pb.SummarizeRequest, context: grpc.ServicerContext) -> Iterator[pb.Summary]:
+        volume = self._catalog.volume(request.volume).volume
+        told_s, told = time.monotonic(), None
+        for told in summaries(self._catalog.ask, volume, request.inode):
+            if self._stopping.is_set() or not context.is_active():
+                raise Unavailable("the daemon ends; ask again")
+            if time.monotonic() >= told_s + TOLD_S:
+                told_s = time.monotonic()
+                yield pb.Summary(**asdict(told))
+        assert told is not None, "one is always told"
+        yield pb.Summary(done=True, **asdict(told))
+
+    @edge
+    def GetFigures(self, request: pb.GetFiguresRequest, context: grpc.ServicerContext) -> pb.GetFiguresReply:
+        figures = [pb.Figure(name=one.name, kind=one.kind, labels=dict(one.labels), value=one.value) for one in self._samples()]
+        return pb.GetFiguresReply(figures=figures, monotonic_s=time.monotonic())
+
+
+def file_message(report: FileReport, paths: dict[int, str]) -> pb.FileFacts:
+    """Returns a file as the API shows it; `paths` is device number → its path on this node, "" where it does not see it."""
+    attr = report.attr
+    return pb.FileFacts(
+        inode=attr.ino, mode=attr.mode, nlink=attr.nlink, uid=attr.uid, gid=attr.gid, size=attr.size, stored_bytes=attr.stored_bytes,
+        inline_data=attr.inline, extents=report.extents, cut=report.cut, segments=sum(len(one.segments) for one in report.places.values()),
+        first_extents=[
+            pb.FileExtent(offset=one.file_offset, length=one.length, device=device, segment=one.segment, frame_offset=one.frame_offset)
+            for one, device in report.first
+        ],
+        places=[
+            pb.FilePlace(
+                device=one.device, path=paths.get(one.device, ""), segments=len(one.segments), extents=one.extents, bytes=one.bytes
+            )
+            for one in sorted(report.places.values(), key=lambda one: one.device)
+        ],
+    )  # fmt: skip

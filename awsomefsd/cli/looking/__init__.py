@@ -1,0 +1,1 @@
+"""The commands that look: events, figures, files and trees.  They change nothing."""

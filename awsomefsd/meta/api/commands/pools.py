@@ -1,0 +1,152 @@
+"""Commands about pools: devices whose segments are bays, and the bays of segments; meta/machine/bays.py and pools.py have their rules."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from awsomefsd.base.rule_levels import POOLS
+from awsomefsd.base.types import Redundancy
+from awsomefsd.meta.api.commands.base import Command
+
+DEVICE_OK, DEVICE_ABSENT, DEVICE_LOST = range(3)
+
+
+class PoolCommand(Command):
+    """Base of the commands of this file.  No cluster acts at their level yet (base/levels.py)."""
+
+    since: ClassVar[int] = POOLS
+
+
+class AddPoolDevice(PoolCommand, tag=190):
+    """A formatted device of node `home` joins a pool; its bays are free.  The first device says how large the segments of the pool are.
+
+    Answered by Made(number).
+    """
+
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    bays: int
+    first_segment_offset: int
+    home: str
+    pool: int = 1
+    device_class: str = ""
+    generation: int = 0
+
+
+class AttachDevice(PoolCommand, tag=191):
+    """The segment server of `node` serves a device, whose superblock says `generation` now: ESTALE unless that is above the row's.
+
+    Another node than the device's home needs `adopt`, and gets it only while the device is absent.
+    """
+
+    device: int
+    generation: int
+    node: str
+    adopt: bool = False
+
+
+class LeaseBays(PoolCommand, tag=192):
+    """Segments for the entry's session, each in bays on the devices of one of the `ensembles`.  Answered by BaysLeased.
+
+    A client asks for `count`, without devices that it could not reach (`avoid`).  The leader chooses the ensembles and `safe_index`.
+    `volume`: for a session that collects, whose data goes there.
+    """
+
+    count: int
+    safe_index: int
+    avoid: list[int] = []
+    ensembles: list[list[int]] = []
+    volume: int = 0
+
+
+class PlanMirror(PoolCommand, tag=193):
+    """A bay of `device` is kept for a copy of a sealed segment.  Answered by Made(index).
+
+    `replaces`: (device, index) of the bay that goes when the copy is made; it may be on the same host.  (0, 0): none goes.
+    """
+
+    segment: int
+    device: int
+    safe_index: int
+    replaces: tuple[int, int] = (0, 0)
+
+
+class MirrorMade(PoolCommand, tag=194):
+    """The copy that entry `planned` has begun is a mirror up to `end`, and the bay that it replaces is stale.
+
+    ESTALE if the segment, its end or the bay are not as they were.
+    """
+
+    segment: int
+    device: int
+    index: int
+    planned: int
+    end: int
+    replaces: tuple[int, int] = (0, 0)
+
+
+class DropBays(PoolCommand, tag=195):
+    """Bays (segment, device, index) are bad, given up, or too many: stale.  EPERM where that would take the last mirror that counts."""
+
+    bays: list[tuple[int, int, int]]
+
+
+class BaysTrimmed(PoolCommand, tag=196):
+    """The server of a device has trimmed stale bays (index, segment, entry that made it stale): they are free.  Each by compare-and-swap.
+
+    Answered by Made(how many).
+    """
+
+    node: str
+    device: int
+    bays: list[tuple[int, int, int]]
+
+
+class BaysWrong(PoolCommand, tag=202):
+    """The server of a device has found bytes in mirrors (index, segment) that are not as they were written: these do not count any more.
+
+    They stay the segment's until others have taken their places.  The last mirror that counts is passed over, and so is what is not as it
+    says.  Answered by Made(how many).
+    """
+
+    node: str
+    device: int
+    bays: list[tuple[int, int]]
+
+
+class SetDeviceState(PoolCommand, tag=197):
+    """A device of a pool is there, absent, or lost.  The needs of its segments follow in a walk."""
+
+    device: int
+    state: int
+
+
+class NeedSegments(PoolCommand, tag=198):
+    """The oldest walk goes on: the needs of up to `count` segments are as their bays say.  Answered by Made(walks that are left)."""
+
+    count: int
+
+
+class SetRedundancy(PoolCommand, tag=199):
+    """A volume survives so much from now on; one whose data is nowhere yet goes to `pool`.  Its segments follow in a walk."""
+
+    volume: int
+    want: Redundancy
+    pool: int = 1
+
+
+class SetPool(PoolCommand, tag=201):
+    """What holds for a pool: how many bytes a second healing copies to a device, when an absent device counts as lost, the reserve."""
+
+    pool: int
+    heal_bytes_per_s: int
+    lost_after_ms: int
+    reserve_percent: int
+
+
+class SetSegmentServer(PoolCommand, tag=200):
+    """The segment server of a node is reached at `address`; "": it has none."""
+
+    node: str
+    address: str

@@ -1,0 +1,88 @@
+"""The leader's daemon remembers which copies failed, and since when devices are absent.  Pure: times are handed in.
+
+None of it is in the log.  A leader that begins knows of no failures, and counts the absence of a device from when it saw it first: it
+tries too much, and says too late that a device is lost, never too early.
+
+A destination to which copies of three segments failed in a row is left alone, for ten minutes, then twice as long.  A segment that failed
+three times at one destination goes to another one, and one that failed six times is not tried before the devices have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo
+from awsomefsd.node.maintenance.healing_plan import MirrorCopy
+
+FAILURES_OF_DEVICE = 3
+FAILURES_AT_DEVICE = 3
+FAILURES_OF_SEGMENT = 6
+LEFT_ALONE_MS, LEFT_ALONE_MS_MAX = 600_000, 8 * 600_000
+LOST_AFTER_TOGETHER_MS = 60_000  # where another host is absent too
+
+
+class CopyFailures:
+    def __init__(self) -> None:
+        self._segments: dict[int, set[int]] = {}  # device → segments that failed there since a copy was made
+        self._times: dict[int, int] = {}  # device → how often it was left alone
+        self._until_ms: dict[int, int] = {}
+        self._failed: dict[tuple[int, int], int] = {}  # (segment, device) → how often
+        self._devices: Hashable = None
+
+    def take_devices(self, pool: Pool) -> None:
+        """Forgets which segments failed when the devices are others than before: what could not be copied may be possible now."""
+        devices = tuple((one.device, one.server, one.absent, one.lost, one.draining) for one in pool.devices)
+        if devices != self._devices:
+            self._devices = devices
+            self._failed.clear()
+
+    def note(self, copy: MirrorCopy, made: bool, now_ms: int) -> bool:
+        """Counts a copy that was made, or was not.  Returns True if its destination is left alone from now on."""
+        if made:
+            self._segments.pop(copy.device, None)
+            self._times.pop(copy.device, None)
+            self._failed = {place: count for place, count in self._failed.items() if place[0] != copy.segment}
+            return False
+        place = copy.segment, copy.device
+        self._failed[place] = self._failed.get(place, 0) + 1
+        here = self._segments.setdefault(copy.device, set())
+        here.add(copy.segment)
+        if len(here) < FAILURES_OF_DEVICE:
+            return False
+        del self._segments[copy.device]
+        times = self._times[copy.device] = self._times.get(copy.device, 0) + 1
+        self._until_ms[copy.device] = now_ms + min(LEFT_ALONE_MS << min(times - 1, 10), LEFT_ALONE_MS_MAX)
+        return True
+
+    def left_alone(self, now_ms: int) -> set[int]:
+        """Returns the devices that get no copies now."""
+        return {device for device, until in self._until_ms.items() if until > now_ms}
+
+    def failed(self, pool: Pool) -> set[tuple[int, int]]:
+        """Returns (segment, device) where no further copy is tried."""
+        by_segment: dict[int, int] = {}
+        for (segment, _), count in self._failed.items():
+            by_segment[segment] = by_segment.get(segment, 0) + count
+        tired = {segment for segment, count in by_segment.items() if count >= FAILURES_OF_SEGMENT}
+        found = {place for place, count in self._failed.items() if count >= FAILURES_AT_DEVICE}
+        return found | {(segment, device.device) for segment in tired for device in pool.devices}
+
+
+class Absences:
+    """Since when devices are absent, as this leader saw it."""
+
+    def __init__(self) -> None:
+        self._since_ms: dict[int, int] = {}
+
+    def lost(self, pool: Pool, now_ms: int, wall_ms: int) -> list[PoolDeviceInfo]:
+        """Returns the devices that have been absent for so long that they count as lost, unless their servers answer."""
+        away = [device for device in pool.devices if device.absent and not device.lost]
+        self._since_ms = {device.device: self._since_ms.get(device.device, now_ms) for device in away}
+        kept = {host for host, until in pool.maintenance if until > wall_ms}
+        hosts = {device.host for device in pool.devices if device.absent}
+        after_ms = min(pool.lost_after_ms, LOST_AFTER_TOGETHER_MS) if len(hosts) > 1 else pool.lost_after_ms
+        return [one for one in away if one.host not in kept and now_ms - self._since_ms[one.device] >= after_ms]
+
+    @property
+    def any(self) -> bool:
+        return bool(self._since_ms)

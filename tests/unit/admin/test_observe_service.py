@@ -1,0 +1,86 @@
+"""The RPCs that look at files, trees and figures."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from awsomefsd.admin import observe_service
+from awsomefsd.admin.observe_service import ObserveRpcs
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.base.metrics import Registry
+from awsomefsd.base.types import Attr
+from awsomefsd.meta.api import messages as m
+
+FILE = Attr(3, stat.S_IFREG | 0o644, 1, 0, 0, 0, 5, 5, 0, 0, 0, 0, True)
+
+
+class Catalog:
+    def volume(self, name: str) -> Any:
+        return SimpleNamespace(volume=1, name=name)
+
+    def devices(self) -> list[Any]:
+        return []
+
+    def ask(self, body: Any) -> Any:
+        return m.Found(FILE)
+
+
+class Context:
+    """A call of gRPC that goes on; `code` of an error."""
+
+    code: Any = None
+
+    def is_active(self) -> bool:
+        return True
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_trailing_metadata(self, pairs: Any) -> None:
+        pass
+
+    def set_details(self, words: str) -> None:
+        self.details = words
+
+
+@pytest.fixture
+def rpcs() -> ObserveRpcs:
+    figures = Registry()
+    figures.counter("awsomefsd_tests_total", "", kind="a").add(7)
+    return ObserveRpcs(Catalog(), figures.samples, threading.Event())  # type: ignore[arg-type]
+
+
+def test_a_file(rpcs: ObserveRpcs) -> None:
+    told = rpcs.GetFile(pb.GetFileRequest(volume="demo", inode=3), Context())
+    assert (told.inode, told.size, told.inline_data, list(told.places)) == (3, 5, True, [])
+
+
+def test_figures_have_their_labels(rpcs: ObserveRpcs) -> None:
+    told = {one.name: one for one in rpcs.GetFigures(pb.GetFiguresRequest(), Context()).figures}
+    assert (told["awsomefsd_tests_total"].value, dict(told["awsomefsd_tests_total"].labels)) == (7, {"kind": "a"})
+
+
+def test_the_last_summary_is_whole_and_few_are_made_at_once(rpcs: ObserveRpcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe_service, "TOLD_S", 0.0)
+    ask = pb.SummarizeRequest(volume="demo", inode=3)
+    told = list(rpcs.Summarize(ask, Context()))
+    assert [one.done for one in told] == [False, True] and told[-1].bytes == 5
+    open_ones = [rpcs.Summarize(ask, Context()) for _ in range(observe_service.SUMMARIES_MAX)]
+    for one in open_ones:
+        next(one)
+    context = Context()
+    assert list(rpcs.Summarize(ask, context)) == [] and context.code is not None
+    for one in open_ones:
+        one.close()  # type: ignore[attr-defined]
+    assert list(rpcs.Summarize(ask, Context()))[-1].done, "places are given back"
+
+
+def test_a_summary_ends_with_the_daemon(rpcs: ObserveRpcs) -> None:
+    rpcs._stopping.set()
+    context = Context()
+    assert list(rpcs.Summarize(pb.SummarizeRequest(volume="demo", inode=3), context)) == [] and context.code is not None

@@ -1,0 +1,56 @@
+"""What a command says while it takes long."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+
+import pytest
+
+from awsomefsd.cli import waiting
+
+
+class _Terminal(io.StringIO):
+    """A terminal that tells when `awaited` is shown."""
+
+    def __init__(self, awaited: str) -> None:
+        super().__init__()
+        self.awaited = awaited
+        self.seen = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.awaited in text:
+            self.seen.set()
+        return written
+
+
+def test_long_work_is_shown_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal("second piece")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(waiting, "SILENT_S", 0.0)
+    monkeypatch.setattr(waiting, "PAUSE_S", 0.01)
+    with waiting.LongWork("first piece") as shown:
+        shown.text = "second piece"
+        assert terminal.seen.wait(10)
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_short_work_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal("work")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(waiting, "SILENT_S", 600.0)
+    with waiting.LongWork("work"):
+        pass
+    assert not terminal.getvalue()
+
+
+def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(waiting, "SILENT_S", 0.0)
+    with waiting.LongWork("work") as shown:
+        assert shown._thread.ident is None
+    assert not capsys.readouterr().err
