@@ -9,6 +9,7 @@ comes in after the other mount had the volume.  The mount shows what the cluster
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ class History:
         self.written = 0
         self.told: list[str] = []
         self.touched: set[int] = set()  # inodes of which names may have been put aside, and nobody was told
+        self.may_lack_bytes: set[int] = set()  # inodes of which bytes may have been put aside, and nobody was told
 
     # --- operations ------------------------------------------------------------------------------------------------------
     def some(self) -> bytes:
@@ -109,10 +111,22 @@ class History:
     def rename(self) -> None:
         name, new = self.some(), self.some()
         if name in self.names and name != new and not (self.held and new in self.names):  # over a name: the bytes are flushed before
-            self.r.call("rename", ROOT_INO, name, ROOT_INO, new, 0)
+            self.rename_once_told(name, new)
             self.told.append(f"rename {name!r} {new!r}")
             after = {one: ino for one, ino in self.names.items() if one != name}
             self.became({**after, new: self.names[name]})
+
+    def rename_once_told(self, name: bytes, new: bytes) -> None:
+        """Over a name, of a file that may have lost bytes: the first try may tell it, and changes nothing."""
+        ino = self.names[name]
+        if new in self.names and ino in self.may_lack_bytes:
+            self.may_lack_bytes.discard(ino)
+            try:
+                return self.r.call("rename", ROOT_INO, name, ROOT_INO, new, 0)
+            except FsError as err:
+                assert err.errno == errno.EIO, err
+                assert {one: ino for one, ino in self.r.listdir().items() if not one.startswith(b"theirs")} == self.names
+        self.r.call("rename", ROOT_INO, name, ROOT_INO, new, 0)
 
     def sync(self) -> None:
         if not self.held:
@@ -162,6 +176,7 @@ class History:
         self.shipping = Shipping(self.r)
         assert self.at_leader() == found, "something was brought in after the other mount had the volume"
         self.touched |= {ROOT_INO} | {ino for names in self.states for ino in names.values()}
+        self.may_lack_bytes |= {ino for ino, versions in self.versions.items() if len(versions) > 1}
         self.names, self.states = found, [found]
         self.look(synced_only=True)
 
