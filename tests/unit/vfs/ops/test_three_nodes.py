@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
+from awsomefsd.worker import background
 from awsomefsd.meta.api import commands as c
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, until
 from tests.rigs.sharing_nodes import FIRST, Sharing, append, sound
@@ -31,9 +33,12 @@ Make = Callable[..., Nodes]
 
 @pytest.fixture(params=[Sharing, Leased])
 def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes the nodes, with options of the first one's rig."""
+    """Makes the nodes, with options of the first one's rig.
+
+    A node that does not yet ask who needs space is not asked for any, and one that has nothing to do for a while gives it back unasked.
+    """
     kind: type[Sharing] = request.param
-    with ExitStack() as stack:
+    with patch.object(background, "REPORT_S", LIMIT_S), ExitStack() as stack:
 
         def made(**options: int) -> Nodes:
             first = kind(tmp_path, **options)
@@ -42,6 +47,8 @@ def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
             for node in nodes:
                 stack.callback(node.close)
                 node.start()
+            asking = first.host._turns.leader._space._awaiting
+            until(lambda: all(node.worker.client.session in asking for node in nodes))
             return nodes
 
         yield made
