@@ -133,8 +133,9 @@ def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, fig
     """In every way that Linux has (synchronous_writer.py), and without one fsync."""
     node = sharing
     node.umount()
+    node.stop()  # its volume is served on as long as any process of the machine, in a mount namespace of its own, has a copy of the mount
     node.mount_options = options
-    node.mount()
+    node.up()
     directory = node.mountpoint / (options.replace(",", "-") or "exclusive")
     directory.mkdir()
     words = [sys.executable, str(Path(__file__).with_name("synchronous_writer.py")), str(directory), str(seed)]
