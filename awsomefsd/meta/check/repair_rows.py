@@ -149,17 +149,19 @@ def _cluster(repairs: RepairTxn) -> None:
 
 
 def _misplaced(repairs: RepairTxn) -> None:
-    """Puts rows in the place that they name themselves; where another stands there, that one is right, and this one goes."""
+    """Puts rows in the place that they name themselves.  What has its own place is right, and a second one that names this goes.
+
+    All are taken out first: two may have changed places, and then neither is in the other's way.
+    """
     for kind, own_key in OWN_KEY.items():
         codec = CODEC_OF[kind]
-        for key, row in repairs.scan(keys.kind_range(0, kind), codec):
-            place = own_key(row)
-            if place == key:
-                continue
+        misplaced = [(key, own_key(row), row) for key, row in repairs.scan(keys.kind_range(0, kind), codec) if own_key(row) != key]
+        for key, _, _ in misplaced:
+            repairs.overlay.delete(key)
+        for key, place, row in misplaced:
             free = repairs.get(place, codec) is None
             if free:
                 repairs.put(place, row, codec)
-            repairs.overlay.delete(key)
             where = f"{codec.what} {key.hex()}"
             repairs.note(where, f"moved to its own place, {place.hex()}" if free else f"removed: its own place, {place.hex()}, has a row")
 

@@ -17,6 +17,7 @@ from awsomefsd.meta.check.check import check
 from awsomefsd.meta.check.repair import Plan, commands, plan
 from awsomefsd.meta.check.repair_txn import DeviceFacts, FrameFacts, Hints, no_frame
 from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.row_codecs import OWN_KEY
 from tests.rigs.machine_driver import MIB, SEGMENT_BYTES, START_NS
 from tests.rigs.memory_txn import MemTxn
 from tests.unit.meta.check.test_check import IN_POOLS, Ground
@@ -102,6 +103,33 @@ def test_a_repair_that_is_interrupted_between_two_entries_is_repeated(
     apply(whole, made)
     kept, there = (sum(keys.kind_of(key)[2] == keys.INODE for key in one.txn.rows) for one in (whole, ground))
     assert kept <= there, f"{done} of {len(made)} rows were written before"  # lost+found may have been made twice
+
+
+def test_rows_that_stand_in_each_others_places_are_all_kept(seed: int) -> None:
+    """Two that have changed places, or a row of them that have all moved on: none is in the way of another, and none goes."""
+    chance = random.Random(seed)
+    sound = Ground()
+    frames = frames_of(sound.txn)
+    moved = 0
+    for kind in OWN_KEY:
+        there = [key for key, _ in sound.txn.scan(*keys.kind_range(0, kind))]
+        if not there:
+            continue
+        spare = there[-1][:-1] + bytes([there[-1][-1] ^ 0x40])
+        for _ in range(20):
+            places = [*there, spare]
+            chance.shuffle(places)
+            ground = Ground()
+            for key in there:
+                ground.txn.delete(key)
+            for key, place in zip(there, places, strict=False):
+                ground.txn.put(place, sound.txn.rows[key])
+            planned = plan(ground.txn, hints(frames))
+            apply(ground, commands(planned))
+            found = {key: raw for key, raw in ground.txn.scan(*keys.kind_range(0, kind))}
+            assert found == {key: sound.txn.rows[key] for key in there}, (kind, places, planned.actions)
+            moved += 1
+    assert moved >= 60, "void: of too few kinds are there rows"
 
 
 def test_a_sound_state_is_left_alone() -> None:
