@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
+from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.limits import LEASE_IDLE_LOOKS, OP_RECORDS_RECALL, OP_RECORDS_SHARED_MAX
 from awsomefsd.base.types import LEASE_NONE, ROOT_INO
+from awsomefsd.base.wait import Steps, Wait
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from awsomefsd.vfs.session.idle_leases import IdleLeases
+from awsomefsd.worker import session_change
 from tests.rigs.delegated_mount import Shipping, aside, at_leader, replace_session, shipped
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Gate, Held, Rig, error_of, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, VOLUME, After, Gate, Held, Rig, Started, error_of, until
 from tests.rigs.sharing_nodes import Sharing, sound, two_nodes
 
 
@@ -218,6 +221,39 @@ def test_nothing_is_decided_while_the_leader_changes_what_nobody_knows_by_number
     one.call("setattr", other, None, SetAttrIn(c.SET_MODE, mode=0o640))
     assert one.worker.names.decided == decided + 1 and two.attr(other).mode & 0o7777 == 0o640
     sound(nodes)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_change_of_the_leader_that_waits_for_records_ends_with_the_worker(
+    nodes: list[Deciding], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never sent.  What is not shipped is still this mount's, on the shipper's thread, and the successor ships it."""
+    one, two = nodes
+    a, b = own(one, b"a"), own(one, b"b")
+    inside = one.mkdir(b"inside", a)
+    shipped(one)
+    batch, gate = After(None), Gate(one.worker.client)
+    gate.on_propose = lambda command, _unique: batch if type(command) is c.Apply else None
+    one.worker.names.shipper._metadata = gate
+    file = one.file(b"f", parent=a)
+    if known:
+        waiting = Started(_waited(one.worker.names.propose(c.ReleaseOrphan(VOLUME, [file, a]), 1 << 62)))
+    else:
+        waiting = one.begin("rename", a, b"inside", b, b"inside", 0)
+    assert batch.begun.wait(LIMIT_S) and not waiting.ended.is_set()
+    batch.release(None, Unavailable("the client has ended"))
+    with pytest.raises(Unavailable):
+        waiting.result()
+    assert one.lookup(b"f", a).ino == file, "from its own rows: nobody else can be asked any more"
+    assert one.worker.names.shipper._thread.is_alive()
+    monkeypatch.setattr(session_change, "SESSION_SELF_FENCE_MS", 0)  # there is no kernel that could believe anything
+    one.restart()
+    assert two.listdir(a) == {b"inside": inside, b"f": file} and two.listdir(b) == {}
+    sound(nodes)
+
+
+def _waited(wait: Wait) -> Steps:
+    return (yield wait)
 
 
 def test_a_directory_goes_to_another_parent_by_the_leader(nodes: list[Deciding]) -> None:
