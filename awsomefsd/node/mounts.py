@@ -392,6 +392,8 @@ class Mounts:
         """
         try:
             with self._exclusive(f"volume {wanted.volume_name}", f"directory {wanted.directory}"):
+                if wanted.mount not in self._desired:  # it was unmounted meanwhile
+                    return
                 self._end_session(wanted.served_as)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
                 again = replace(wanted, mount=_new_id(), connection=0)
                 options = mount_options.parse(list(wanted.options), self._readahead_kib, os.geteuid() == 0)

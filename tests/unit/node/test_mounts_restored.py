@@ -43,3 +43,19 @@ def test_a_mount_that_came_back_may_be_unmounted_by_others(rig: Rig) -> None:
     rig.keeper.table.clear()
     for daemon in (rig.daemon(), rig.mounts):
         assert daemon.reconcile() == [] and daemon.views() == []
+
+
+@pytest.mark.parametrize("mounted_again", [True, False])
+def test_what_was_unmounted_before_its_turn_to_come_back_stays_unmounted(rig: Rig, mounted_again: bool) -> None:
+    """Whoever asks for that has the volume and the directory for himself, and the one who brings dead mounts back waits for them."""
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.lose_all_processes()
+    [wanted] = rig.mounts.reconcile()
+    rig.mounts.umount(rig.directories[0], force=False)
+    rig.dead.clear()
+    rig.keeper.table.clear()
+    if mounted_again:
+        rig.mounts.mount("alpha", rig.directories[1], [])
+    before = list(rig.keeper.asked)
+    rig.mounts.revive(wanted)
+    assert rig.keeper.asked == before and len(rig.mounts.views()) == mounted_again
