@@ -94,7 +94,7 @@ class Vfs:
         mount, names = self.mount, self.mount.names_synced()
         if mount.put_aside():
             mount.session.check_handle(fh)
-        if names is None and ino not in mount.names_lost:
+        if names is None and ino not in mount.losses_untold:
             return None
         op = mount.await_names(names, ino)
         if self._giving_up is None:

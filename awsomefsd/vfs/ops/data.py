@@ -133,7 +133,7 @@ class DataOps:
         mount, session = self._mount, self._mount.session
         state = mount.buffered.files.get(ino)
         clean = (state is None or (not state.dirty and state.error is None)) and mount.names_synced() is None
-        if clean and ino not in mount.names_lost and fh not in session.failed_handles and fh not in session.late_errors:
+        if clean and ino not in mount.losses_untold and fh not in session.failed_handles and fh not in session.late_errors:
             return None
         return sync(self._mount, ino, fh)
 

@@ -73,7 +73,7 @@ class Conflicts:
             state.let_go()
         records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
-            mount.session.data_lost |= {record.ino for record in records}
+            self._note_lost(records)
             where = self._keep(records)
             log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
             self._saved.add(len(inos))
@@ -85,11 +85,17 @@ class Conflicts:
         """Stores records of a predecessor that no state of a file has taken up; waits as `save`."""
         inos = {record.ino for record in records}
         self._mount.session.lose_handles(inos)
-        self._mount.session.data_lost |= inos
+        self._note_lost(records)
         where = self._keep(records)
         log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
         self._saved.add(len(inos))
         self._mount.buffered.dirty.mark_clean(records)
+
+    def _note_lost(self, records: list[DirtyRecord]) -> None:
+        """Who has such a file open for writing hears of it by the handle, and if nobody has, the next one who syncs it."""
+        mount, inos = self._mount, {record.ino for record in records}
+        mount.session.data_lost |= inos
+        mount.losses_untold |= inos - {file.ino for file in mount.session.opens if file.flags & os.O_ACCMODE != os.O_RDONLY}
 
     def _keep(self, records: list[Any]) -> str:
         while True:

@@ -100,12 +100,10 @@ class SessionLease:
 
     def release(self, error: FsError | None = None) -> None:
         """What we remember is of this session: those who waited look again, or end with `error`."""
+        signal, self._renewed = self._renewed, Signal()  # before it may be served: a renewal is announced without an error
         self._held = False
-        if error is None:
-            self.announce()
-            return
-        signal, self._renewed = self._renewed, Signal()
         signal.fire(None, error)
+        self.announce()  # to those who came in between
 
 
 def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:

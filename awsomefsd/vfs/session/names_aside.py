@@ -42,7 +42,7 @@ class NamesAside:
         where = self._keep(records)
         log.error("%s: changes of names were stored as a conflict: %s (records=%d)", why, where, len(records))
         touched = {ino for record in records if not record.damaged for ino in inodes_of(record_of(record))}
-        mount.names_lost |= touched
+        mount.losses_untold |= touched
         mount.session.lose_handles(touched)
         self._save_data(touched, why, all_inherited=any(record.damaged for record in records))
         known = mount.caches.names.inode_numbers()

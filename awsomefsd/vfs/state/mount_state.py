@@ -378,7 +378,7 @@ class MountState:
 
         self._delegated = delegated
         self.put_aside: Callable[[], bool] = bool  # something of this mount was, by this worker or one before; set before requests come
-        self.names_lost: set[int] = set()  # inodes of changes that were put aside: their next fsync tells it, through any handle
+        self.losses_untold: set[int] = set()  # inodes of which something was put aside: their next fsync tells it, through any handle
 
     def names_figures(self) -> dict[str, int]:
         return {} if self._delegated is None else self._delegated.figures()
@@ -392,12 +392,12 @@ class MountState:
         return None if self._delegated is None else self._delegated.synced()
 
     def await_names(self, names: Wait | None, ino: int) -> Steps:
-        """Waits for what `names_synced` gave.  Raises FsError(EIO) if a change of this inode was put aside and no fsync was told so yet."""
+        """Waits for what `names_synced` gave.  Raises FsError(EIO) if something of this inode was put aside and is untold."""
         if names is not None:
             yield names
-        if ino in self.names_lost:
-            self.names_lost.discard(ino)
-            raise FsError(errno.EIO, "changes of names became conflicts; see `awsomefsd status`")
+        if ino in self.losses_untold:
+            self.losses_untold.discard(ino)
+            raise FsError(errno.EIO, "changes of names or data became conflicts; see `awsomefsd status`")
 
     @property
     def read_only(self) -> bool:

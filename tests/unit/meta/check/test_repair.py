@@ -126,7 +126,7 @@ def test_rows_that_stand_in_each_others_places_are_all_kept(seed: int) -> None:
                 ground.txn.put(place, sound.txn.rows[key])
             planned = plan(ground.txn, hints(frames))
             apply(ground, commands(planned))
-            found = {key: raw for key, raw in ground.txn.scan(*keys.kind_range(0, kind))}
+            found = dict(ground.txn.scan(*keys.kind_range(0, kind)))
             assert found == {key: sound.txn.rows[key] for key in there}, (kind, places, planned.actions)
             moved += 1
     assert moved >= 60, "void: of too few kinds are there rows"

@@ -15,8 +15,8 @@ import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
-from awsomefsd.worker import background
 from awsomefsd.meta.api import commands as c
+from awsomefsd.worker import background
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, until
 from tests.rigs.sharing_nodes import FIRST, Sharing, append, sound
 from tests.unit.vfs.ops.test_buffered_writes import Leased

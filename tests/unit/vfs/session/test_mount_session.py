@@ -24,6 +24,7 @@ from awsomefsd.vfs.ops.namespace import NamespaceOps
 from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID
 from awsomefsd.vfs.session import conflicts as put_aside_module
 from awsomefsd.vfs.session.conflicts import write_conflicts
+from awsomefsd.vfs.session.mount_session import SessionLease
 from tests.rigs.metadata_service import Wire
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Noticing, Rig, Started, error_of, failing, finish, rig, until
 
@@ -923,3 +924,50 @@ def test_a_file_without_locks_is_closed_without_a_request(r: Rig) -> None:
     gate.on_propose = lambda command, _: asked.append(command)
     r.call("flush", ino, fh, 5)
     assert asked == []
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+def test_an_fsync_through_another_handle_tells_of_data_that_was_put_aside(r: Rig, flags: int) -> None:
+    """Who writes closes the file, and another one syncs it: `sync FILE` does, and databases."""
+    ino, fh = r.create(b"f")
+    r.flush()
+    r.worker.data.flusher.pause(True)
+    r.write(ino, fh, 0, b"acknowledged")
+    r.close_file(ino, fh)
+    lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
+    assert list(conflicts(r).values()) == [b"acknowledged"]
+    again = r.open(ino, flags)
+    assert error_of(r.fsync, ino, again) == errno.EIO
+    r.fsync(ino, again)  # it was told
+
+
+def test_who_has_lost_a_handle_knows_it_and_syncs_through_the_next_one(r: Rig) -> None:
+    ino, fh = r.create(b"f")
+    r.flush()
+    r.worker.data.flusher.pause(True)
+    r.write(ino, fh, 0, b"acknowledged")
+    lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
+    assert error_of(r.fsync, ino, fh) == errno.EIO
+    for again in (r.open(ino), r.open(ino, os.O_WRONLY | os.O_TRUNC)):
+        r.write(ino, again, 0, b"again")
+        r.fsync(ino, again)
+    assert r.content(ino) == b"again"
+
+
+def test_a_renewal_while_waits_end_with_an_error_ends_none_of_them_without() -> None:
+    """A renewal of the new session is announced by another thread, just when it may be served again."""
+
+    class Announced(SessionLease):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if (name, value) == ("_held", False) and hasattr(self, "_renewed"):
+                self.announce()
+
+    lease = Announced(lambda: 1)
+    lease.hold()
+    told: list[BaseException | None] = []
+    lease.renewed().start(lambda _value, error: told.append(error))
+    lease.announce()
+    assert not told
+    lease.release(FsError(errno.EIO, "recovered"))
+    assert [type(error) for error in told] == [FsError]
