@@ -32,11 +32,19 @@ def again() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns our own environment, in which `command` finds this very package from any directory (a checkout is not installed)."""
+    """Returns our own environment, in which `command` finds this very package from any directory (a checkout is not installed).
+
+    Files that variables name are named by absolute paths: long-lived processes are started in another directory.
+    """
+    own = {name: os.path.abspath(value) if value and _names_file(name) else value for name, value in os.environ.items()}
     if COMPILED:
-        return dict(os.environ)
+        return own
     places = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+    return {**own, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+
+
+def _names_file(variable: str) -> bool:
+    return variable == "AWSOMEFSD_CONFIG" or (variable.startswith("AWSOMEFSD_") and variable.endswith("_FILE"))
 
 
 def hide_token() -> None:

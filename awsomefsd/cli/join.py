@@ -21,19 +21,20 @@ def join(invocation: Invocation, token: str | None, form: str) -> None:
 
     TOKEN comes from `awsomefsd token create` on a node of the cluster.  "-" reads it from standard input.  Without TOKEN it is taken from
     AWSOMEFSD_TOKEN, AWSOMEFSD_TOKEN_FILE or the setting token.  Every user of this machine can see an argument while the command runs.
-    A daemon that already runs here without a cluster continues by itself; otherwise start keeper and daemon afterwards.
+    A daemon that already runs here without a cluster goes on as this node, and is waited for; otherwise start keeper and daemon afterwards.
     """
+    from awsomefsd.cli import new_node
     from awsomefsd.cluster.control import join as joining
 
     settings = invocation.settings
+    waited = new_node.daemon_waits(settings)
     made = joining.join(settings, joining.read_token(token, settings))
+    answers = waited and new_node.await_daemon(invocation, made.node)
     if form == "json":
         print_json({"cluster": made.cluster, "node": made.node, "role": made.role, "site": made.site, "state_dir": str(settings.state_dir)})
         return
-    running = (settings.run_dir / "admin.sock").exists()
     say(f"cluster {made.cluster}\nnode    {made.node}\nrole    {made.role}\nstate   {settings.state_dir}")
-    if not running:
-        say("next    awsomefsd keeper & awsomefsd run &")
+    new_node.tell_next(waited, answers)
 
 
 @click.command(cls=CliCommand)

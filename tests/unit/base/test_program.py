@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from awsomefsd.base import program
 
 CHILD = """
@@ -39,6 +41,19 @@ def test_a_token_is_hidden_and_can_be_read_again_and_again(tmp_path: Path) -> No
 def test_a_file_stays_what_was_named(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("afs1-in-a-file")
     assert run(tmp_path, AWSOMEFSD_TOKEN_FILE=str(tmp_path / "token")) == "afs1-in-a-file\nafs1-in-a-file\n"
+
+
+def test_files_are_found_from_another_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`AWSOMEFSD_TOKEN_FILE=token awsomefsd supervise` started a daemon in / that found no token, again and again."""
+    monkeypatch.chdir(tmp_path)
+    given = {"AWSOMEFSD_TOKEN_FILE": "token", "AWSOMEFSD_CONFIG": "../a.toml", "AWSOMEFSD_FAILPOINTS_FILE": "", "OTHER_FILE": "token"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    named = program.environment()
+    assert named["AWSOMEFSD_TOKEN_FILE"] == str(tmp_path / "token") and named["AWSOMEFSD_CONFIG"] == str(tmp_path.parent / "a.toml")
+    assert named["AWSOMEFSD_FAILPOINTS_FILE"] == "" and named["OTHER_FILE"] == "token"
+    monkeypatch.setenv("AWSOMEFSD_TOKEN_FILE", "/proc/self/fd/7")  # as hide_token names a descriptor
+    assert program.environment()["AWSOMEFSD_TOKEN_FILE"] == "/proc/self/fd/7"
 
 
 def test_only_descriptors_are_handed_on() -> None:
