@@ -20,7 +20,7 @@ def init(invocation: Invocation, site: int | None, form: str) -> None:
     this node, and is waited for; otherwise start `awsomefsd keeper` and `awsomefsd run`, or the services of the package.
     """
     from awsomefsd.base import identity
-    from awsomefsd.cli import new_node
+    from awsomefsd.cli.processes import new_node
     from awsomefsd.cluster.pki.pki_files import PkiFiles
 
     settings = invocation.settings

@@ -23,7 +23,7 @@ def join(invocation: Invocation, token: str | None, form: str) -> None:
     AWSOMEFSD_TOKEN, AWSOMEFSD_TOKEN_FILE or the setting token.  Every user of this machine can see an argument while the command runs.
     A daemon that already runs here without a cluster goes on as this node, and is waited for; otherwise start keeper and daemon afterwards.
     """
-    from awsomefsd.cli import new_node
+    from awsomefsd.cli.processes import new_node
     from awsomefsd.cluster.control import join as joining
 
     settings = invocation.settings

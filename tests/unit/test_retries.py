@@ -31,7 +31,7 @@ STATUS = "status"  # the status of the daemon names it
 
 RETRIES: dict[str, tuple[str, str]] = {
     "cli.kubernetes:keep_nodes": (STOP, LOG),
-    "cli.new_node:await_daemon": (DEADLINE, ANSWER),
+    "cli.processes.new_node:await_daemon": (DEADLINE, ANSWER),
     "cli.processes.keeper:_upgrade": (DEADLINE, ANSWER),
     "cluster.control.client:ask_leader": (DEADLINE, ANSWER),
     "cluster.control.service:_keep": (STOP, LOG),

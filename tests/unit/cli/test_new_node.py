@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from awsomefsd.base.errors import Unavailable
-from awsomefsd.cli import new_node
+from awsomefsd.cli.processes import new_node
 
 
 class Client:
