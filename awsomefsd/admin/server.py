@@ -12,6 +12,7 @@ server, and a node that nobody asks is to be idle.
 
 from __future__ import annotations
 
+import gc
 import grp
 import logging
 import os
@@ -120,19 +121,29 @@ class _Inner:
 
     async def rest(self) -> None:
         """Ends the server if nobody is connected, and nobody comes for REST_S.  One task waits for it, the others return at once."""
-        if self._resting or self.server is None:
+        if self._resting:
             return
         self._resting = True
         try:
-            seen = -1
-            while not self._visitors and seen != self._visits:
+            while self.server is not None and not self._visitors:
                 seen = self._visits
                 await trio.sleep(REST_S)
-            if not self._visitors:
-                self.end(None)
-                self.path.unlink(missing_ok=True)
+                if not self._visitors and seen == self._visits:
+                    place, ended = self.path, self.end(None)
+                    await trio.to_thread.run_sync(_let_go, ended, abandon_on_cancel=True)
+                    place.unlink(missing_ok=True)
         finally:
             self._resting = False
+
+
+def _let_go(ended: threading.Event) -> None:
+    """Waits until a server has ended, and lets gRPC's threads end too: they do with the last object of gRPC.
+
+    An error that a call has met may be part of a cycle with the frames of that call, and those hold the call.  The garbage collector,
+    which finds them, comes by only when much is allocated, and a node that nobody asks allocates nothing.
+    """
+    ended.wait()
+    gc.collect()
 
 
 class GrpcServer:

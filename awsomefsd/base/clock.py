@@ -14,6 +14,14 @@ boot_ns: Callable[[], int] = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 wall_ns: Callable[[], int] = time.time_ns  # CLOCK_REALTIME, since 1970; only for stamps that people see
 
 
+def common_moment(now_s: float, pause_ms: int) -> float:
+    """Returns the next time after `now_s`, on the same clock, that is a multiple of the pause.
+
+    Loops that sleep until then wake their process together, those of one pause and those of one and a multiple of it.
+    """
+    return (round(now_s * 1_000) // pause_ms + 1) * pause_ms / 1_000
+
+
 class Clocks(NamedTuple):
     """The clocks that a part is handed; a test or the simulator hands in its own.  Each returns nanoseconds."""
 

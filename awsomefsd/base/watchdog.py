@@ -16,7 +16,7 @@ from collections.abc import Callable
 from awsomefsd.base.sockets import notify_systemd
 
 _WORDS_AN_INTERVAL = 4
-LOOK_S = 0.05
+_LOOKS_AN_INTERVAL = 8
 
 
 class Watchdog:
@@ -26,6 +26,11 @@ class Watchdog:
         self._monotonic_ns = monotonic_ns
         self._interval_ns = _interval_us() * 1000 // _WORDS_AN_INTERVAL
         self._due_ns = 0
+
+    @property
+    def look_s(self) -> float:
+        """How often `feed` is to be called, at least, by whoever does nothing else that would do it."""
+        return self._interval_ns * _WORDS_AN_INTERVAL / _LOOKS_AN_INTERVAL / 1e9
 
     @property
     def watched(self) -> bool:
@@ -52,7 +57,7 @@ async def keep_fed(idle: Callable[[], bool]) -> None:
     while watchdog.watched:
         if idle():
             watchdog.feed()
-        await trio.sleep(LOOK_S)
+        await trio.sleep(watchdog.look_s)
 
 
 def _interval_us() -> int:

@@ -11,6 +11,7 @@ the journal, and the next start replays it.  Going on with an admin API over a d
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -59,7 +60,7 @@ from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.health.probes import LoopBeat, Probes, not_ready
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
-from awsomefsd.node.maintenance.collection import Collection, own_devices
+from awsomefsd.node.maintenance.collection import WAKE_MS, Collection, own_devices
 from awsomefsd.node.maintenance.damage import LOOK_MS, Damage
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
@@ -135,6 +136,7 @@ class Daemon:
                 settings, self.node, self.metadata.query, self.access.ask, reporter.state,
                 mounted=lambda: [view.directory for view in self.mounts.views()],
                 end_mount=lambda directory: self.mounts.umount(directory, force=True),
+                leads=lambda: self.metadata.leads, applied=lambda: self.metadata.applied,
             )  # fmt: skip
             self.host_events = HostEvents(settings.run_dir)
             undo.callback(self.host_events.close)
@@ -396,8 +398,9 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         nursery.start_soon(again, daemon.served.poll, DEVICE_REPORT_MS, "the segment server cannot be asked", daemon.served.due)
         nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
         nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now", daemon.scrub.mend_due)
-        nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
-        proofs = daemon.quarantine_proofs
+        nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now", daemon.damage.due)
+        collection, proofs = daemon.collection, daemon.quarantine_proofs
+        nursery.start_soon(again, collection.wake, WAKE_MS, "collection cannot be woken", collection.due)
         nursery.start_soon(again, proofs.poll, VOUCH_MS, "the quarantine cannot be checked now", proofs.due)
         nursery.start_soon(daemon.control.run)
         nursery.start_soon(_watch_leaving, daemon.control, nursery.cancel_scope)
@@ -444,3 +447,5 @@ def run(settings: Settings, first: MetadataCore | None, began: float) -> int:
 def _ready(log: Any, began: float) -> None:
     log.info("daemon is ready", extra={"ms": round((time.monotonic() - began) * 1000)})
     sockets.notify_systemd("READY=1")
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector looks at it no more

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from awsomefsd.base import identity
+from awsomefsd.base.clock import common_moment
 from awsomefsd.base.errors import (
     WAS_REMOVED,
     ConfigError,
@@ -49,7 +50,7 @@ from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes
 
 logger = logging.getLogger(__name__)
 CLOSED = ("cordoned", "draining", "ending")
-LOOK_S = 2.0  # between two checks of the certificate, and of a rotation
+LOOK_MS = 2_000  # between two checks of the certificate, and of a rotation
 PORT_RETRY_S = 2.0
 CALL_S = 10.0
 LEADER_S = 20.0  # less than the command line waits, so that it gets the reason
@@ -72,8 +73,13 @@ class ControlService:
         life: datetime.timedelta = ca.NODE_LIFE,
         mounted: Callable[[], list[str]] = list,
         end_mount: Callable[[str], object] = lambda directory: None,
+        leads: Callable[[], bool] = lambda: True,
+        applied: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`mounted` returns the directories with mounts of this node; `end_mount` unmounts one of them by force and raises Error."""
+        """`mounted` returns the directories with mounts of this node; `end_mount` unmounts one of them by force and raises Error.
+
+        `leads` says whether this node's metadata service decides, `applied` what it has applied, 0 if that is not known.
+        """
         self._settings = settings
         self._node = identity
         self._query = query
@@ -81,6 +87,8 @@ class ControlService:
         self._life = life
         self._state = state
         self._mounted, self._end_mount = mounted, end_mount
+        self._leads, self._applied = leads, applied
+        self._settled_index = 0  # `applied` before a look that found no rotation under way
         self.files = PkiFiles(settings.state_dir)
         self.signing = Signing(identity.cluster, identity.site, self.ask_here, life=life)
         self.admin = NodeAdmin(identity.cluster, call)
@@ -230,9 +238,9 @@ class ControlService:
         if not self.files.there():
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep, self._look_at_certificate)
+            nursery.start_soon(self._keep, self._look_at_certificate, self.renewal.may_be_due)
             if self._node.role == "node":
-                nursery.start_soon(self._keep, self._look_at_rotation)
+                nursery.start_soon(self._keep, self._look_at_rotation, self._rotation_may_go_on)
                 if self._settings.cluster.listen:
                     nursery.start_soon(self._serve)
                     nursery.start_soon(self._announce)
@@ -265,11 +273,12 @@ class ControlService:
     def _control_toward(self, host: str) -> str:
         return advertised(self._settings, self._settings.cluster.listen, host)
 
-    async def _keep(self, look: Callable[[], None]) -> None:
+    async def _keep(self, look: Callable[[], None], due: Callable[[], bool]) -> None:
         said = ""
         while True:
             try:
-                await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+                if due():
+                    await trio.to_thread.run_sync(look, abandon_on_cancel=True)
                 said = ""
             except (NotLeading, Unavailable, FsError):
                 pass  # the next check does it, or another node
@@ -277,7 +286,7 @@ class ControlService:
                 if str(err) != said:
                     said = str(err)
                     logger.warning("%s", err)
-            await trio.sleep(LOOK_S)
+            await trio.sleep_until(common_moment(trio.current_time(), LOOK_MS))
 
     def _look_at_certificate(self) -> None:
         self.renewal.renew_if_due(self._first_authority())
@@ -289,9 +298,14 @@ class ControlService:
         except (NotFound, Corrupt, IndexError):
             return ""
 
+    def _rotation_may_go_on(self) -> bool:
+        return self._leads() and (not self._settled_index or self._applied() != self._settled_index)
+
     def _look_at_rotation(self) -> None:
+        index, self._settled_index = self._applied(), 0
         cas = self.ask_here(ListCas()).cas
         if len(cas) < 2:
+            self._settled_index = index
             return
         bundle = ca.bundle_hash("".join(row.certificate for row in cas))
         now_ms = int(ca.now().timestamp() * 1_000)

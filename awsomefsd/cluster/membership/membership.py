@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from awsomefsd.base.clock import common_moment
 from awsomefsd.base.errors import Error
 from awsomefsd.base.identity import Node
 from awsomefsd.base.limits import MANAGER_MS, NODE_REPORT_MS
@@ -45,7 +46,8 @@ class MembershipTasks:
         """Runs both loops until cancelled.  No Error or OSError ends it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.report)
-            nursery.start_soon(again, self._driver.poll, MANAGER_MS, "the membership of the metadata cannot be looked at")
+            driver = self._driver
+            nursery.start_soon(again, driver.poll, MANAGER_MS, "the membership of the metadata cannot be looked at", driver.due)
 
     async def report(self) -> None:
         """Runs the reports only, until cancelled: a node that meets no others tells its own service which build it is."""
@@ -68,4 +70,4 @@ async def again(poll: Callable[[], object], pause_ms: int, trouble: str, due: Ca
                 log.warning("%s", trouble, extra={"reason": said})
         else:
             said = ""
-        await trio.sleep(pause_ms / 1_000)
+        await trio.sleep_until(common_moment(trio.current_time(), pause_ms))

@@ -37,11 +37,20 @@ class MembershipDriver:
         self._host = host
         self._replace_after_ms = replace_after_ms
         self._grown = grown
+        self._settled_index = 0  # what was applied before a look at a cluster of one node, which is as it should be
+
+    def due(self) -> bool:
+        """Returns whether `poll` may have something to do: this node leads, and there are others, or something was applied since.
+
+        Does not wait.
+        """
+        return self._host.leads and (not self._settled_index or self._host.applied != self._settled_index)
 
     def poll(self) -> Step | None:
         """Takes at most one step; returns it, or None.  Blocks.  Raises Unavailable if the service does not answer."""
         if not self._host.carries:
             return None
+        index, self._settled_index = self._host.applied, 0
         members = self._ask(GetMembers())
         listed = self._ask(ListNodes()) if isinstance(members, Members) else None
         if not isinstance(members, Members) or not isinstance(listed, Nodes) or not listed.nodes:
@@ -50,6 +59,8 @@ class MembershipDriver:
         step = next_step(view)
         if step is not None:
             self._do(step, members)
+        elif len(listed.nodes) == 1:
+            self._settled_index = index  # others fall silent without an entry
         return step
 
     def _ask(self, body: Any) -> Any:

@@ -33,6 +33,10 @@ class PkiFiles:
         """Returns True if this node has certificate, key and authorities."""
         return self.certificate.exists() and self.key.exists() and self.bundle.exists()
 
+    def stamp(self) -> tuple[int, ...]:
+        """Returns what differs as soon as this node has another certificate or other authorities.  Two stat calls."""
+        return tuple(found for path in (self.bundle, self.certificate) for found in _stamp(path))
+
     def pending(self) -> tuple[str, str]:
         """Returns (UUID, private key) of the node that joins: the same ones until `joined`."""
         make_directory(self.directory, 0o700)
@@ -105,3 +109,11 @@ class PkiFiles:
             return path.read_text()
         except FileNotFoundError:
             raise NotFound(f"{path} is not there: this node has no certificate; awsomefsd join gets one") from None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns

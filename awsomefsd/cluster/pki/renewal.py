@@ -39,7 +39,8 @@ class Renewal:
         self._now = now
         self._spread = spread()
         self._reason = ""
-        self._not_before = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+        self._not_before = self._next = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+        self._seen: tuple[int, ...] = ()  # the files, at the last look
         self.renewed = 0
         self.failed = 0
 
@@ -55,14 +56,21 @@ class Renewal:
         held = self.identity()
         return held.renew_at() + (held.ends - held.begins) * self._spread
 
+    def may_be_due(self) -> bool:
+        """Returns whether `renew_if_due` may find something: it is time, or the files are not those of its last look.  Does not wait."""
+        return self._now() >= self._next or self._files.stamp() != self._seen
+
     def renew_if_due(self, signs: str) -> None:
         """Renews if it is time, or if the authority with the id `signs` is to sign and has not signed this one.
 
         Blocks for the leader then.
         """
-        now = self._now()
-        if now < self._not_before:
-            return
+        now, stamp = self._now(), self._files.stamp()
+        if now >= self._not_before:
+            self._look(signs, now)
+        self._next, self._seen = (self._not_before if self._not_before > now else self.due()), stamp
+
+    def _look(self, signs: str, now: datetime.datetime) -> None:
         other = bool(signs) and self.issuer() != signs
         if other or self.due() <= now:
             self._not_before = now + datetime.timedelta(seconds=RENEW_RETRY_MS / 1_000)

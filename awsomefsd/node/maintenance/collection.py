@@ -3,9 +3,9 @@
 It runs in the daemon and not in a worker: it works on all volumes, mounted or not, has a session of its own, and neither its load nor its
 end touches a mount.  Readers need not be told (see there).  All its state is in the metadata, so a killed daemon continues where it was.
 
-It checks every LOOK_S whether space is low, if anything was applied since, and reads all segments every FULL_LOOK_S, or at once when
-space is low or on command.  While
-space is low it copies without pause, small gains too, and merges no neighbours.  Otherwise it pauses after each chunk: as long as the byte
+It checks every LOOK_S whether space is low, while entries are applied, and reads all segments every FULL_LOOK_S, or at once when space is
+low or on command.  When nothing is applied it sleeps: the daemon looks by `due` whether that has changed, and calls `wake`.  While space
+is low it copies without pause, small gains too, and merges no neighbours.  Otherwise it pauses after each chunk: as long as the byte
 rate demands, and at least as long as the chunk took, so a device or service that is busy with others keeps half of its time.
 
 Each node collects its own devices.  Of the nodes that see a shared device well, as the leader was told, the one with the lowest UUID
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from awsomefsd.io.collect.collected_pool import AccessPool
 
 LOOK_S = 1.0
+WAKE_MS = 2_000  # between two looks of the daemon whether a collection that sleeps is to be woken
 FULL_LOOK_S = 30.0
 LOOK_SHARE = 20  # one part in so many of the time is spent on looking
 PAUSE_S_MAX = 2.0  # below the time in which a session has to be renewed
@@ -80,6 +81,7 @@ class Collection:
         self._devices = devices
         self._applied = applied
         self._seen_index = 0  # `applied` before the last look
+        self._resting = False  # until something is applied
         self._cond = threading.Condition()
         self._ending = False
         self._off = not collects
@@ -106,6 +108,16 @@ class Collection:
     def start(self) -> None:
         if self._may:
             self._thread.start()
+
+    def due(self) -> bool:
+        """Returns whether entries were applied while the thread sleeps until there are some.  Any thread; does not wait."""
+        return self._resting and self._applied() != self._seen_index
+
+    def wake(self) -> None:
+        """Lets the thread look now.  Any thread."""
+        with self._cond:
+            self._resting = False
+            self._cond.notify()
 
     def stop(self) -> None:
         """Ends the thread after the chunk that is being copied, and waits for it."""
@@ -172,16 +184,24 @@ class Collection:
     def _wait(self, pause_s: float) -> bool:
         with self._cond:
             if not self._ending and not self._forced:
-                self._cond.wait(pause_s)
+                self._resting = not self._error and self._is_calm
+                self._cond.wait(max(self._look_s - time.monotonic(), LOOK_S) if self._resting else pause_s)
+                self._resting = False
             return not self._ending
 
     def _turn(self) -> None:
         """Does everything that is to be done now."""
         index = self._applied()
-        if index and index == self._seen_index and not self._pressed and time.monotonic() < self._look_s:
+        if self._is_calm and time.monotonic() < self._look_s:
             return  # nobody has leased, freed, drained or added anything
         self._look()
         self._seen_index = index
+
+    @property
+    def _is_calm(self) -> bool:
+        """Nothing was applied since the last look, and that one found nothing that goes on."""
+        index = self._applied()
+        return bool(index) and index == self._seen_index and not self._pressed
 
     @property
     def _pressed(self) -> bool:
@@ -190,6 +210,7 @@ class Collection:
     def _look(self) -> None:
         devices = self._devices()
         if self._off or not devices:
+            self._look_s = time.monotonic() + FULL_LOOK_S
             self._collector.rest()
             return
         forced = self._forced

@@ -40,7 +40,7 @@ def words(manager: socket.socket) -> int:
 def test_a_word_each_quarter_of_the_interval(manager: socket.socket) -> None:
     now = 0
     watchdog = Watchdog(lambda: now)
-    assert watchdog.watched
+    assert watchdog.watched and watchdog.look_s * 2 == INTERVAL_US / 4e6, "often enough, and no oftener"
     for now in range(0, 1_000_000_001, 1_000_000):  # noqa: B007 - the clock reads it
         watchdog.feed()
     assert words(manager) == 11

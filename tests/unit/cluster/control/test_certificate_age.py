@@ -63,3 +63,36 @@ def test_one_that_is_old_renews_over_tls_and_the_next_one_is_shown(cluster: Clus
         assert renewal.renewed == 1 and renewal.due() > ca.now()
     shown = ssl.get_server_certificate(("127.0.0.1", cluster.port))
     assert ca.load(shown) == ca.load(cluster.files.read_certificate())
+
+
+def test_the_files_are_read_when_they_have_changed_or_it_is_time(cluster: Cluster, tmp_path: Path) -> None:
+    """In between a node that is idle does not look."""
+    join(settings_of(tmp_path / "n2"), text(cluster.token()))
+    clock, files = [ca.now()], PkiFiles(tmp_path / "n2")
+    trouble: list[Exception] = []
+
+    def ask(body: m.RenewCertificate) -> m.Renewed:
+        if trouble:
+            raise trouble[0]
+        return Signing(cluster.node.cluster, 7, cluster.ask, lambda: clock[0]).renew(renewal.identity().node, body)
+
+    renewal = Renewal(files, ask, lambda: clock[0])
+    assert renewal.may_be_due(), "it was never looked at"
+    renewal.renew_if_due(cluster.pin)
+    assert not renewal.may_be_due()
+    files.write_bundle(files.read_bundle())
+    assert renewal.may_be_due(), "another file, whatever it says"
+    renewal.renew_if_due(cluster.pin)
+    assert not renewal.may_be_due() and not renewal.renewed
+    clock[0] = renewal.due()
+    trouble.append(Unavailable("no node leads"))
+    assert renewal.may_be_due()
+    renewal.renew_if_due(cluster.pin)
+    assert renewal.failed == 1 and not renewal.may_be_due(), "it is tried again after a pause"
+    clock[0] += HOUR
+    trouble.clear()
+    assert renewal.may_be_due()
+    renewal.renew_if_due(cluster.pin)
+    assert renewal.renewed == 1 and renewal.may_be_due(), "what is there now was not looked at"
+    renewal.renew_if_due(cluster.pin)
+    assert renewal.renewed == 1 and not renewal.may_be_due()

@@ -76,9 +76,10 @@ class Member:
 
     def _run(self) -> None:
         while not self.stopped.wait(0.05):
-            for poll in (self.reporter.poll, self.driver.poll):
+            for poll, due in ((self.reporter.poll, lambda: True), (self.driver.poll, self.driver.due)):
                 try:
-                    poll()
+                    if due():
+                        poll()
                 except Error:
                     pass
 
@@ -203,6 +204,19 @@ def test_from_one_to_three_and_a_wiped_and_a_dead_one(make_town: Callable[[int],
     await_("it is told to stop", lambda: not has_state(town.all[NODES[dead]].state / "meta"))
     assert not town.all[NODES[dead]].host.carries
     assert list((town.all[NODES[dead]].state / "meta").glob("journal.aside.*"))
+
+
+def test_a_cluster_of_one_node_is_looked_at_when_something_was_applied(make_town: Callable[[int], Town]) -> None:
+    town = make_town(2)
+    town.found()
+    driver = town.all[NODES[0]].driver
+    await_("nothing to do", lambda: not driver.due())
+    assert not town.all[NODES[1]].driver.due(), "it does not lead"
+    town.propose(c.CreateVolume("v", "uuid"))
+    await_("it has looked again", lambda: driver._settled_index >= town.all[NODES[0]].host.applied > 0)
+    town.add(1)
+    await_("two nodes", lambda: not driver._settled_index)
+    assert driver.due(), "the other may fall silent"
 
 
 def test_a_leader_that_is_drained_or_removed_goes_without_a_gap(make_town: Callable[[int], Town]) -> None:

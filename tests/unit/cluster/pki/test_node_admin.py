@@ -12,7 +12,7 @@ from awsomefsd.base.identity import Node
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.cluster.control.service import ControlService
-from awsomefsd.cluster.pki import rotation, token
+from awsomefsd.cluster.pki import ca, rotation, token
 from awsomefsd.cluster.pki.node_admin import NodeAdmin
 from awsomefsd.config.settings import Settings
 from awsomefsd.meta.api import commands as c
@@ -407,6 +407,41 @@ def _leader(tmp_path: Path, rig: Rig) -> ControlService:
     """The control service of the leader, which another node asks to leave."""
     settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     return ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: rig.call(body), rig.call)
+
+
+def test_a_rotation_is_looked_for_where_it_may_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the leader, when something was applied since there was none, and as long as there is one."""
+    rig, leads, index = Rig(), [True], [7]
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    part = ControlService(
+        settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: rig.call(body), rig.call, leads=lambda: leads[0],
+        applied=lambda: index[0],
+    )  # fmt: skip
+    assert part._rotation_may_go_on()
+    part._look_at_rotation()
+    assert not part._rotation_may_go_on()
+    index[0] += 1
+    assert part._rotation_may_go_on()
+    leads[0] = False
+    assert not part._rotation_may_go_on(), "another node sees to it"
+    leads[0] = True
+
+    part._look_at_rotation()
+    assert not part._rotation_may_go_on()
+    monkeypatch.setattr(ca, "bundle_hash", lambda pem: "B")  # the rig's are no certificates
+    rig.drive.ok(c.PutCa("cd" * 32, "PEM2", "KEY2", "trusted"))
+    index[0] += 1
+    for _ in range(2):
+        assert part._rotation_may_go_on(), "one is under way"
+        part._look_at_rotation()
+
+    def away(body: Any) -> Any:
+        raise Unavailable("nobody leads")
+
+    part.ask_here = away  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        part._look_at_rotation()
+    assert part._rotation_may_go_on(), "it was not seen"
 
 
 @pytest.mark.parametrize("former", ["active", "cordoned", "draining"])

@@ -414,6 +414,29 @@ def test_a_collection_looks_again_when_something_was_applied() -> None:
     assert len(asked) == 6, "how far the log is, is not known"
 
 
+def test_a_collection_sleeps_until_something_is_applied() -> None:
+    index = [7]
+    looks = threading.Semaphore(0)
+
+    def devices() -> list[DeviceInfo]:
+        looks.release()
+        return []
+
+    collection = Collection(list, devices, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60), applied=lambda: index[0])
+    assert not collection.due(), "it does not sleep yet"
+    collection.start()
+    try:
+        assert looks.acquire(timeout=60)
+        until(lambda: collection._resting)
+        assert not collection.due()
+        index[0] = 8
+        assert collection.due()
+        collection.wake()
+        assert looks.acquire(timeout=60), "it would have slept for half a minute"
+    finally:
+        collection.stop()
+
+
 def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writes(r: Rig, seed: int) -> None:
     """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
     kept = sparse(r, seed)
