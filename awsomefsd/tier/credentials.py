@@ -48,12 +48,18 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Credentials:
 def from_file(path: Path) -> Credentials:
     """Raises ConfigError, which names the file and never what is in it."""
     try:
-        with path.open("rb") as file:
-            info = os.fstat(file.fileno())
-            raw = file.read(FILE_BYTES_MAX + 1)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO is opened without waiting for who writes to it
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise ConfigError(f"credentials {path}: is not a regular file")
+            with open(fd, "rb", closefd=False) as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        finally:
+            os.close(fd)
     except OSError as err:
         raise ConfigError(f"credentials {path}: {err.strerror}") from None
-    if stat.S_ISREG(info.st_mode) and info.st_mode & 0o077:
+    if info.st_mode & 0o077:
         raise ConfigError(f"credentials {path} can be read by others; chmod 600 it")
     try:
         text = raw.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
         from_file(path)
     with pytest.raises(ConfigError, match="No such file"):
         provider(str(tmp_path / "none"))
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A FIFO to which nobody writes would be waited for, and with it the daemon's thread."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(ConfigError, match="is not a regular file") as refused:
+            from_file(path)
+        assert str(path) in str(refused.value)
 
 
 def test_what_the_library_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
