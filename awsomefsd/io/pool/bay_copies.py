@@ -5,14 +5,16 @@ is named, so that a later read meets wrong bytes there, and says so, and nothing
 
 An order may come late, and more than once.  Before the first byte the leader is asked, under the bay's lock, whether the bay is being
 copied to, for this segment, by the entry that the order names, up to the same end.  The same order again joins what is
-under way, and is told again what became of it; another order for the same bay ends the copy that it finds.  Everything is written through
+under way, and is told again what became of it; where that found places wrong in every source, and the order has another one, it begins
+anew.  Another order for the same bay ends the copy that it finds.  Everything is written through
 the gate, so a bay that was given to somebody else meanwhile takes no more bytes of a copy.
 
 An order names its sources, and a node of the cluster may say anything.  So of a source only its node counts: where that node's segment
 server is reached is what the leader's rows say, and no other address is dialled.
 
 What fails leaves nothing that counts: the bay stays one that is being copied to, and the same order begins again from the start.  A source
-that cannot be reached is left out for the rest of the copy; without any source, or where no source can read a place, the copy fails.
+that cannot be reached is left out for the rest of the copy; without any source, or where no source can read a place, the copy fails.  So it
+does where a place is wrong in all sources but one that is away: that one may have it, and may be given up for this copy.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from xxhash import xxh3_128
@@ -59,6 +61,11 @@ class CopySources:
 
     def __len__(self) -> int:
         return len(self._bays)
+
+    @property
+    def some_are_away(self) -> bool:
+        """True: a source is not asked any more."""
+        return bool(self._away)
 
     def read(self, first: int, offset: int, into: memoryview) -> int:
         """Fills `into` from a source, `first` before the others; returns which it was.  Raises OSError if none can give it."""
@@ -146,7 +153,10 @@ class BayCopy:
         self.frames = walk.frames
 
     def _from_another(self, walk: BayWalk, bad: Tile, view: memoryview, spare: memoryview, source: int) -> Tile:
-        """Puts the tile as another source has it, if it is good there, in the place of a bad one."""
+        """Puts the tile as another source has it, if it is good there, in the place of a bad one.
+
+        Raises OSError where only a source that is away may have it right.
+        """
         for number in range(len(self._sources)):
             if number == source:
                 continue
@@ -157,6 +167,8 @@ class BayCopy:
                 view[: tile.length] = spare[: tile.length]
                 self.mended += 1
                 return tile
+        if self._sources.some_are_away:
+            raise OSError(errno.EIO, f"wrong at {walk.position} in every source that can be asked ({bad.wrong}), and another one is away")
         self.findings.add(walk.position, bad.wrong)
         return bad
 
@@ -172,14 +184,18 @@ class BayCopy:
 class _Job:
     """A copy that was ordered: in a thread of its own until it ends."""
 
-    def __init__(self, key: tuple[object, ...], number: int) -> None:
-        self.key, self.number = key, number
+    def __init__(self, key: tuple[object, ...], number: int, given: frozenset[CopySource]) -> None:
+        self.key, self.number, self._given = key, number, given
         self.copy: BayCopy | None = None
         self.sources: _Sources | None = None
         self.stop = threading.Event()
         self.ended = False
         self.error: FsError | None = None
         self.digest = b""
+
+    def may_have_more_from(self, given: Iterable[CopySource]) -> bool:
+        """Returns whether it has ended with wrong bytes, without a source that is among these."""
+        return self.ended and self.copy is not None and self.copy.findings.count > 0 and not self._given.issuperset(given)
 
     def end(self) -> None:
         self.stop.set()
@@ -212,7 +228,7 @@ class BayCopies:
         with device.lock_of(bay.index):
             with self._lock:
                 job = self._jobs.get(bay)
-                joins = job is not None and job.key == key and job.error is None
+                joins = job is not None and job.key == key and job.error is None and not job.may_have_more_from(order.sources)
             if not joins:
                 check()
                 job = self._begin(device, bay, extent, order, key)
@@ -231,7 +247,7 @@ class BayCopies:
             if not device.enter():
                 raise FsError(errno.ENODEV, f"device {bay.device} is not attached here any more")
             self._jobs.pop(bay, None)
-            job = self._jobs[bay] = _Job(key, -next(self._numbers))
+            job = self._jobs[bay] = _Job(key, -next(self._numbers), frozenset(order.sources))
             thread = threading.Thread(target=self._run, args=(job, device, bay, extent, order), name="segments-copy", daemon=True)
             self._running.add(job.number)
             while len(self._jobs) > _ENDED_KEPT and (old := next((one for one, made in self._jobs.items() if made.ended), None)):

@@ -4,17 +4,22 @@ A mirror with wrong bytes counts no more, where another one has these places rig
 copies it to another bay, which takes the place of this one (healing.py).  Until then it may give what is wrong in the others.  Where all
 are wrong in the same place nothing can be copied, and all stay.
 
+A server names the first places that are wrong, and counts the rest.  Where a list is cut short nobody knows of the places behind it, so
+only a mirror without any fault is then known to be right there.
+
 No false alarms: what looks wrong is verified again when the row was asked for again.  A bay that cannot be verified now is looked at in the
 next round.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import BAY_MIRROR, SEGMENT_SEALED, SegmentBay, SegmentInBays
 from awsomefsd.io.transport.messages import Verified
 from awsomefsd.meta.api.commands import BaysWrong
@@ -52,8 +57,8 @@ class BayCheck:
     def _check(self, info: SegmentInBays, bay: SegmentBay) -> None:
         if not self._wrong(info, bay):
             return
-        (now,) = self._call(GetSegments([info.segment])).segments
-        if now.state != SEGMENT_SEALED or bay not in now.bays:
+        now = self._row_now(info.segment)
+        if now is None or now.state != SEGMENT_SEALED or bay not in now.bays:
             self._counted.rechecked += 1
             return
         wrong = self._wrong(now, bay)
@@ -68,6 +73,17 @@ class BayCheck:
         where = f"segment {info.segment} device {bay.device} bay {bay.index}"
         self._found(ScrubFinding(BAY, where, what, volume, path, offset, repaired=given_up))
 
+    def _row_now(self, segment: int) -> SegmentInBays | None:
+        """Returns the row of a segment; None for one that is gone: its row goes with its last live byte."""
+        try:
+            (now,) = self._call(GetSegments([segment])).segments
+        except FsError as err:
+            if err.errno == errno.ENOENT:
+                return None
+            raise
+        assert isinstance(now, SegmentInBays)
+        return now
+
     def _wrong(self, info: SegmentInBays, bay: SegmentBay) -> Verified | None:
         """Returns what a mirror has that is not as it was written; None for a good one, and for one that cannot be verified now."""
         began = time.monotonic()
@@ -81,18 +97,24 @@ class BayCheck:
 
     def _give_up(self, info: SegmentInBays, bad: SegmentBay, wrong: Verified) -> bool:
         """Has a mirror count no more where another one has right what is wrong in it; returns whether it did."""
-        places = {one.offset for one in wrong.wrong}
         for other in _whole(info):
             if other == bad:
                 continue
             try:
-                if places & {one.offset for one in self._verify(info, other, _end(info)).wrong}:
-                    continue
+                right = _right_where(wrong, self._verify(info, other, _end(info)))
             except OSError as err:
                 log.warning("a mirror cannot be compared now: %s", err, extra={"segment": info.segment, "device": other.device})
                 continue
-            return bool(self._propose(BaysWrong(self._node, bad.device, [(bad.index, info.segment)])).number)
+            if right:
+                return self._propose_wrong(info, bad)
         return False
+
+    def _propose_wrong(self, info: SegmentInBays, bad: SegmentBay) -> bool:
+        try:
+            return bool(self._propose(BaysWrong(self._node, bad.device, [(bad.index, info.segment)])).number)
+        except FsError as err:  # the device is served by another node by now, or is gone
+            log.warning("a mirror with wrong bytes cannot be given up: %s", err, extra={"segment": info.segment, "device": bad.device})
+            return False
 
     def _file(self, info: SegmentInBays, offset: int) -> tuple[str, str, int]:
         """Returns volume, path and offset in the file of what lives at an offset of a segment; ("", "", 0) where nothing does."""
@@ -105,6 +127,14 @@ class BayCheck:
                     return str(piece.volume), path, piece.extent.file_offset
             after = page.after
         return "", "", 0
+
+
+def _right_where(wrong: Verified, other: Verified) -> bool:
+    """Returns whether a mirror, of which `other` was found, is known to have right all that is `wrong` in another one."""
+    if not other.wrong_count:
+        return True
+    named = all(len(one.wrong) == one.wrong_count for one in (wrong, other))
+    return named and not {one.offset for one in wrong.wrong} & {one.offset for one in other.wrong}
 
 
 def _covers(piece: LivePiece, offset: int) -> bool:

@@ -36,7 +36,10 @@ class KeepBay(Struct, frozen=True):
 
 
 class MirrorCopy(Struct, frozen=True):
-    """The copy that entry `planned` has begun goes on.  `sources`: the best first."""
+    """The copy that entry `planned` has begun goes on.  `sources`: the best first.
+
+    `replaces_absent`: the mirror that it replaces is away now and comes back; what is wrong in all sources may be right there.
+    """
 
     segment: int
     incarnation: int
@@ -48,6 +51,7 @@ class MirrorCopy(Struct, frozen=True):
     priority: int
     sources: tuple[SegmentBay, ...]
     replaces: tuple[int, int]
+    replaces_absent: bool = False
 
 
 class GiveUpBay(Struct, frozen=True):
@@ -174,7 +178,7 @@ class HealingPlan:
             return Later()
         copy = MirrorCopy(
             need.segment, need.incarnation, copying.device, copying.index, need.planned, need.end, need.footer_offset, need.priority,
-            (*sources, *self._last_resort(need)), replaces,
+            (*sources, *self._last_resort(need)), replaces, self._counts(replaces[0]) and not self._is_there(replaces[0]),
         )  # fmt: skip
         self._take(copy)
         return copy

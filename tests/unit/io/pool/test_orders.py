@@ -188,6 +188,29 @@ def test_a_source_that_is_away_or_cannot_read_is_passed_over(cluster: ServedClus
     assert copy(server, CopyOrder(101, given)).digest == copied.digest, "the same order begins again after a failure"
 
 
+def test_a_copy_with_wrong_bytes_is_made_again_for_an_order_with_another_source(cluster: ServedCluster, server: RemoteServer) -> None:
+    offset, header, stored = MADE.frames[2]
+    cluster.nodes[0].put(0, b"rotted", offset + header + stored // 2)
+    lacking = copy(server, CopyOrder(PLANNED, sources(cluster, 1)))
+    assert lacking.wrong_count == 1 and copy(server, CopyOrder(PLANNED, sources(cluster, 1))) == lacking
+    whole = copy(server, CopyOrder(PLANNED, sources(cluster)))
+    assert whole.digest == xxh3_128(MADE.raw).digest() and (whole.mended, whole.wrong_count) == (1, 0)
+    assert copy(server, CopyOrder(PLANNED, sources(cluster, 1))) == whole, "what is whole is not made again"
+
+
+def test_what_only_a_source_that_is_away_may_have_right_is_not_copied_wrong(cluster: ServedCluster, server: RemoteServer) -> None:
+    """Else the mirror that is away would be given up for a copy that lacks what it has."""
+    (early, header, stored), (late, *_) = MADE.frames[1], MADE.frames[4]
+    cluster.nodes[0].put(0, b"rotted", early + header + stored // 2)
+    cluster.nodes[1].put(0, b"rotted", late + 100)
+    cluster.nodes[1].server.stop()
+    with pytest.raises(MediumFailed, match="another one is away"):
+        copy(server, CopyOrder(PLANNED, sources(cluster)))
+    cluster.nodes[1].start()
+    copied = copy(server, CopyOrder(PLANNED, sources(cluster)))
+    assert copied.digest == xxh3_128(MADE.raw).digest() and (copied.mended, copied.wrong_count) == (1, 0)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, SEGMENT_SEALED, Redundancy
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Failed
+from awsomefsd.meta.api.messages.devices import GetBays
 from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, Pool, SegmentNeed
 from awsomefsd.meta.state import keys, pools, rows
 from awsomefsd.node.maintenance.healing_plan import Asleep, GiveUpBay, HealingPlan, KeepBay, Later, MirrorCopy
@@ -85,7 +86,7 @@ class HealingWorld:
 
     def disturb(self) -> None:
         one = self.dice.choice(self.devices)
-        match self.dice.randrange(8):
+        match self.dice.randrange(9):
             case 0 | 1:
                 self.write()
             case 2:
@@ -99,7 +100,16 @@ class HealingWorld:
             case 7:
                 copies = self.dice.randint(1, min(3, self.hosts))
                 self.drive.ok(c.SetRedundancy(self.drive.volume, Redundancy(copies, max(1, copies - 1))), **HOST)
+            case 8:
+                self.find_wrong_bytes(one)
         self.drive.walk()
+
+    def find_wrong_bytes(self, device: int) -> None:
+        """Scrub finds wrong bytes in a mirror on a device, and has it count no more; the machine keeps the last one."""
+        bays = [bay for bay in self.drive.ask(GetBays(device, 0, 24)).bays if bay.role == BAY_MIRROR]
+        if bays and self.device(device).server:
+            bay = self.dice.choice(bays)
+            self.drive.ok(c.BaysWrong(self.device(device).server, device, [(bay.index, bay.segment)]), **HOST)
 
     def calm(self) -> None:
         """Every session ends; every device is there and takes data, but one perhaps, which is lost for good, or drained."""
