@@ -32,6 +32,7 @@ from awsomefsd.node.maintenance.healing_plan import COPIES_PER_HOST, Asleep, Giv
 WALK_STEPS = 8  # of 512 segments, between two looks at what is to be copied
 URGENT_TIMES = 4  # the heal rate, where one mirror is left
 LOOK_SHARE = 10  # one part in so many of the time is spent on reading needs, which the leader's metadata thread answers
+_FRONT = (0, 0)
 BUSY_S = 1.0  # before a server that has enough copies is asked again
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Healing:
         self._ending = threading.Event()  # of the copies that run now
         self._look_s = 0.0  # when needs are read next
         self._soon = False  # something was refused that will be possible in a moment
+        self._place = _FRONT  # of the needs, where the next look begins: those before it can only sleep
         self.made = self.failed = 0
 
     @property
@@ -65,7 +67,7 @@ class Healing:
         """Does what can be done now; returns whether a further look may find more.  Blocks; raises Error."""
         self._soon = False
         with self._lock:
-            self._failures.take_devices(pool)
+            self._failures.take_devices(pool, time.monotonic_ns() // NS_PER_MS)
         lost = self._note_lost(pool)
         walked = self._walk(pool)
         return self._heal(pool) or lost or walked
@@ -116,7 +118,7 @@ class Healing:
             running = [copy for copy, _ in self._running.values()]
             left_alone = self._failures.left_alone(time.monotonic_ns() // NS_PER_MS)
             plan = HealingPlan(pool, running, left_alone, self._failures.failed(pool))
-        place, changed = (0, 0), False
+        (place, self._place), changed = (self._place, _FRONT), False
         drops: list[GiveUpBay] = []
         for _ in range(NEEDS_PAGES_MAX):
             began = time.monotonic()
@@ -139,6 +141,8 @@ class Healing:
             place = page.next
             if place[0] < 0 or plan.is_full:
                 break
+        else:
+            self._place, changed = place, True
         return self._drop(drops) or changed
 
     def _keep(self, plan: KeepBay) -> bool | None:
@@ -188,7 +192,9 @@ class Healing:
         made, trouble = False, ""
         try:
             copied = self._ordered(copy, server, body, ending)
-            if copied is not None:
+            if copied is not None and copied.wrong_count and copy.replaces_absent:
+                trouble = f"{copied.wrong_count} places are wrong in all that can be asked; the mirror that it would replace is away"
+            elif copied is not None:
                 self._propose(MirrorMade(copy.segment, copy.device, copy.index, copy.planned, copy.end, copy.replaces))
                 made = True
                 self._note_findings(copy, copied)

@@ -4,7 +4,8 @@ None of it is in the log.  A leader that begins knows of no failures, and counts
 tries too much, and says too late that a device is lost, never too early.
 
 A destination to which copies of three segments failed in a row is left alone, for ten minutes, then twice as long.  A segment that failed
-three times at one destination goes to another one, and one that failed six times is not tried before the devices have changed.
+three times at one destination goes to another one, and one that failed six times is not tried before the devices have changed, or that
+time has passed: a segment server that was away for a minute fails many copies, and its rows are the same when it is back.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ class CopyFailures:
         self._until_ms: dict[int, int] = {}
         self._failed: dict[tuple[int, int], int] = {}  # (segment, device) → how often
         self._devices: Hashable = None
+        self._kept_ms, self._kept_since_ms = LEFT_ALONE_MS, 0  # how long `_failed` is kept, and since when
 
-    def take_devices(self, pool: Pool) -> None:
-        """Forgets which segments failed when the devices are others than before: what could not be copied may be possible now."""
+    def take_devices(self, pool: Pool, now_ms: int) -> None:
+        """Forgets which segments failed when the devices are others than before, or after a while: a copy may be possible now."""
         devices = tuple((one.device, one.server, one.absent, one.lost, one.draining) for one in pool.devices)
         if devices != self._devices:
-            self._devices = devices
+            self._devices, self._kept_ms = devices, LEFT_ALONE_MS
+            self._failed.clear()
+        if not self._failed:
+            self._kept_since_ms = now_ms
+        elif now_ms - self._kept_since_ms >= self._kept_ms:
+            self._kept_ms = min(2 * self._kept_ms, LEFT_ALONE_MS_MAX)
             self._failed.clear()
 
     def note(self, copy: MirrorCopy, made: bool, now_ms: int) -> bool:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.errors import Unavailable
-from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, Redundancy
+from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, SEGMENT_SEALED, Redundancy, SegmentBay
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages.devices import GetBays
+from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolDeviceInfo, SegmentNeed
+from awsomefsd.meta.state import pools
+from awsomefsd.node.maintenance import healing as healing_module
 from awsomefsd.node.maintenance.healing import Healing
 from awsomefsd.node.maintenance.pool_trimming import PoolTrimming
 from tests.rigs.machine_driver import sound
@@ -169,6 +173,25 @@ def test_what_is_wrong_in_one_mirror_is_taken_from_another(tmp_path: Path) -> No
         pool.close()
 
 
+def test_what_only_a_mirror_that_is_away_has_right_is_not_given_up(pool: UpkeptPool, healing: Healing) -> None:
+    """Two mirrors, each with a bad frame of its own: the one that scrub gave up is replaced when it has given what it has."""
+    pool.written(2_000_000)
+    good, (number,) = pool.mirrors_of(segments_of(pool, busiest(pool))[0]), {*segments_of(pool, busiest(pool))}
+    kept, given_up = pool.drive.row(number).bays
+    for bay, offset in ((kept, 300_000), (given_up, 1_500_000)):
+        pool.cluster.nodes[bay.device - 1].put(bay.index, b"rotted", offset)
+    pool.drive.ok(c.SetDeviceState(given_up.device, 1), **HOST)
+    server = pool.drive.machine.state.device(given_up.device).server
+    assert pool.drive.ok(c.BaysWrong(server, given_up.device, [(given_up.index, number)]), **HOST).number == 1
+    until(lambda: bool((healing.turn(pool.pool()), healing.failed or healing.made)[1]))
+    assert given_up.device in {bay.device for bay in pool.drive.row(number).bays}, "nobody has seen whether it has more than the others"
+    pool.drive.ok(c.SetDeviceState(given_up.device, 0), **HOST)
+    heal(pool, healing)
+    healed = pool.mirrors_of(number)
+    assert len(healed) == 2 and sum(raw == good[kept.device] for raw in healed.values()) == 1, "the copy has each frame from where it is right"
+    sound(pool.drive)
+
+
 def test_a_segment_that_dies_while_it_is_copied_leaves_bays_that_are_trimmed(pool: UpkeptPool, healing: Healing) -> None:  # row 12
     names = pool.written(1_000_000, 500_000)
     gone = busiest(pool)
@@ -200,6 +223,31 @@ def test_a_destination_that_is_away_is_not_tried_for_ever(pool: UpkeptPool, heal
     assert healing.failed == failed
     assert all(len(pool.mirrors_of(segment)) >= 1 for segment in lacking)
     sound(pool.drive)
+
+
+def test_segments_that_nobody_can_copy_do_not_hide_those_that_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look reads so many needs at most, the most urgent first; those sleep here, since all their mirrors are lost."""
+    monkeypatch.setattr(healing_module, "NEEDS_PAGES_MAX", 2)
+    monkeypatch.setattr(healing_module, "NEEDS_PER_ANSWER_MAX", 3)
+    devices = [PoolDeviceInfo(number, 9, 9, 0, f"n{number}", f"n{number}", server=f"n{number}", address="host:1") for number in (1, 2, 3)]
+    pool = Pool(1 << 22, 64 << 20, 600_000, 4, [], 0, [replace(devices[0], lost=True), *devices[1:]])
+    needs = [need(pools.LAST_MIRROR, segment, 1) for segment in range(1, 21)] + [need(pools.FEWER, 21, 2)]
+    proposed: list[Any] = []
+
+    def ask(body: GetNeeds) -> NeedsFound:
+        left = [one for one in needs if (one.priority, one.segment) >= (body.priority, body.segment)]
+        behind = left[body.count : body.count + 1]
+        return NeedsFound(left[: body.count], (behind[0].priority, behind[0].segment) if behind else (-1, 0))
+
+    healing = Healing(ask, proposed.append, lambda _device: None)
+    monkeypatch.setattr(healing_module, "LOOK_SHARE", 0)
+    assert [healing.turn(pool) for _ in range(5)][:3] == [True] * 3
+    assert proposed and {(one.segment, one.device) for one in proposed} <= {(21, 1), (21, 3)}
+
+
+def need(priority: int, segment: int, device: int) -> SegmentNeed:
+    bays = [SegmentBay(device, segment, 4096, BAY_MIRROR)]
+    return SegmentNeed(priority, pools.NEED_SHORT, 0, segment, 1, SEGMENT_SEALED, 1 << 22, 4096, 0, 1, Redundancy(2, 1), bays, 0)
 
 
 def test_a_drained_device_is_emptied_and_can_be_removed(pool: UpkeptPool, healing: Healing) -> None:

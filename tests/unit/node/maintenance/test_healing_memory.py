@@ -48,7 +48,7 @@ def test_one_segment_that_cannot_be_copied_keeps_no_device_from_others() -> None
 
 def test_a_segment_goes_elsewhere_and_is_given_up_until_the_devices_have_changed() -> None:
     failures, now = CopyFailures(), pool()
-    failures.take_devices(now)
+    failures.take_devices(now, 0)
     for _ in range(2):
         failures.note(copy(1, 2), False, 0)
     assert failures.failed(now) == set()
@@ -57,10 +57,25 @@ def test_a_segment_goes_elsewhere_and_is_given_up_until_the_devices_have_changed
     for _ in range(3):
         failures.note(copy(1, 3), False, 0)
     assert failures.failed(now) == {(1, 1), (1, 2), (1, 3)}
-    failures.take_devices(now)
+    failures.take_devices(now, 0)
     assert failures.failed(now), "the same devices"
-    failures.take_devices(pool(device(1), device(2), device(3, absent=True)))
+    failures.take_devices(pool(device(1), device(2), device(3, absent=True)), 0)
     assert failures.failed(now) == set()
+
+
+def test_a_segment_that_was_given_up_is_tried_again_after_a_while_and_then_more_rarely() -> None:
+    """A segment server that was away fails what is copied from it, and no row says that it is back."""
+    failures, devices, now = CopyFailures(), pool(), 1_000
+    for times in range(6):
+        failures.take_devices(devices, now)
+        for _ in range(3):
+            failures.note(copy(1, 2), False, now)
+        pause = min(LEFT_ALONE_MS << times, LEFT_ALONE_MS_MAX)
+        failures.take_devices(devices, now + pause - 1)
+        assert failures.failed(devices) == {(1, 2)}
+        now += pause
+        failures.take_devices(devices, now)
+        assert failures.failed(devices) == set()
 
 
 def test_a_copy_that_was_made_is_forgiven() -> None:
