@@ -27,6 +27,7 @@ from awsomefsd.base.metrics import Sample
 from awsomefsd.cluster.membership.view import ClusterView
 from awsomefsd.config.settings import Settings
 from awsomefsd.io.file.damaged_reads import DamagedRead
+from awsomefsd.keeper.client import LOOK_S_MAX
 from awsomefsd.meta.api.messages import GetSessions
 from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.api.messages.nodes import ListTokens
@@ -47,7 +48,7 @@ _BYTES_HELP = "Bytes of requests (way client) and of the log's copies (way voter
 class KeeperPing(Protocol):
     """The call of KeeperClient that the status needs."""
 
-    def ping(self) -> dict[str, Any]:
+    def ping(self, timeout_s: float) -> dict[str, Any]:
         """Returns the keeper's pid under "pid", its version under "version".  Raises Unavailable."""
 
 
@@ -111,7 +112,7 @@ class NodeStatus:
         delegated = self._of_the_leader(view, self._catalog.delegated)
         reports = dict(self._of_the_leader(view, lambda: self._catalog.reports().items()))
         names = dict(self._of_the_leader(view, lambda: self._catalog.names().items()))
-        mounts = [mount_message(one, names, reports) for one in self._mounts.views()]
+        mounts = [mount_message(one, names, reports) for one in self._mounts.views(watched=keeper_pid > 0)]
         where = {mount.volume: mount.directory for mount in mounts}
         status = pb.Status(
             cluster=self._node.cluster,
@@ -199,9 +200,9 @@ class NodeStatus:
         return {"collect_state": state, **named, **({"collect_last_error": error} if error else {})}
 
     def _keeper_is(self) -> tuple[int, str]:
-        """Returns the keeper's pid and version; 0 and "" where none answers."""
+        """Returns the keeper's pid and version; 0 and "" where none answers soon: one that is stopped must not hold up who looks."""
         try:
-            keeper = self._keeper.ping()
+            keeper = self._keeper.ping(LOOK_S_MAX)
         except Error:
             return 0, ""
         return int(keeper["pid"]), str(keeper.get("version", ""))

@@ -17,6 +17,7 @@ from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.keeper import wire as wire
 
 ANSWER_S_MAX = 10.0
+LOOK_S_MAX = 3.0  # for somebody who only looks: a status, a scrape or a doctor has more to ask than the keeper
 MOUNT_S_MAX = 60.0
 FLUSH_S_MAX = UMOUNT_FLUSH_MS_MAX / 1000 + 10.0
 REPLACE_S_MAX = 150.0  # above the keeper's own limits for loading, flushing and taking over
@@ -127,13 +128,13 @@ class KeeperClient:
                 raise
             return self.ask(op, timeout_s, request_id, dir=real, **fields)
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self, timeout_s: float = ANSWER_S_MAX) -> list[dict[str, Any]]:
         """Returns the mounts, each with mount, dir, source, device, options, config, state, pid, workers, deaths, last_error."""
-        return list(self.ask("list")["mounts"])
+        return list(self.ask("list", timeout_s)["mounts"])
 
-    def ping(self) -> wire.Message:
+    def ping(self, timeout_s: float = ANSWER_S_MAX) -> wire.Message:
         """Returns {"pid", "version", "home", "mounts"} of the keeper; "mounts" is their number."""
-        return self.ask("ping")
+        return self.ask("ping", timeout_s)
 
     def upgrade(self, argv: Sequence[str] = (), env: Mapping[str, str] | None = None) -> wire.Message:
         """Makes the keeper exec the program that is installed now, or `argv`; the new program answers, with its pid and version."""

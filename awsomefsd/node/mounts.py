@@ -303,12 +303,15 @@ class Mounts:
             wanted = next((wanted for wanted in self._desired.values() if wanted.volume == volume), None)
         return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
 
-    def views(self) -> list[MountView]:
-        """Returns all mounts, also when the keeper is away (their state is then "unwatched")."""
-        try:
-            listed = {_id_of(row): row for row in self._keeper.list()}
-        except Unavailable:
-            listed = None
+    def views(self, *, watched: bool = True) -> list[MountView]:
+        """Returns all mounts, also when the keeper is away (their state is then "unwatched").
+
+        `watched`: False if that is known; it is not asked then.
+        """
+        listed = None
+        if watched:
+            with suppress(Unavailable):
+                listed = {_id_of(row): row for row in self._keeper.list()}
         with self._lock:
             desired = dict(self._desired)
         return [self._view(wanted, listed) for wanted in desired.values()]

@@ -75,7 +75,7 @@ def restarts(status: Answer) -> Iterator[HealthFinding]:
 def pinned(run_dir: Path) -> Iterator[HealthFinding]:
     """Yields mounts that were unmounted here and live on in another mount namespace, by what the keeper serves."""
     try:
-        rows = KeeperClient(run_dir).list()
+        rows = KeeperClient(run_dir).list(LOOK_S)
     except Error:
         return  # KEEPER_GONE or DAEMON_GONE says so
     for row in rows:

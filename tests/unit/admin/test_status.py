@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.admin.status import conflicts, damaged_places, memory_bytes, node_view, samples_of, tell
+from awsomefsd.admin.status import NodeStatus, conflicts, damaged_places, memory_bytes, node_view, samples_of, tell
+from awsomefsd.base.errors import Unavailable
+from awsomefsd.base.identity import Node
+from awsomefsd.cluster.membership.view import ClusterView
+from awsomefsd.config.settings import Settings
 from awsomefsd.io.file.damaged_reads import SCRUB, DamagedRead
+from awsomefsd.keeper.client import ANSWER_S_MAX
+from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.health.rules import of_node
+from awsomefsd.node.maintenance.scrub import ScrubProgress
 
 
 def test_reasons_name_what_is_wrong() -> None:
@@ -57,3 +66,32 @@ def test_a_place_that_a_read_and_scrub_have_met_is_shown_once_with_the_name_of_i
         DamagedRead(2, 7, 0, 1, path=""),
     ]
     assert damaged_places(records, {1: "v"}) == [("v", "/f", 8_192), ("v", "/f", 1 << 20), ("2", "inode 7", 0)]
+
+
+class StoppedKeeper:
+    """A keeper that is there and never answers; `waited_s`: what everybody who asked it has waited together."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+
+    def ping(self, timeout_s: float = ANSWER_S_MAX) -> dict[str, Any]:
+        self.waited_s += timeout_s
+        raise Unavailable("no answer")
+
+    def views(self, *, watched: bool = True) -> list[Any]:
+        """As Mounts.views, which asks the keeper once."""
+        self.waited_s += ANSWER_S_MAX if watched else 0
+        return []
+
+
+def test_a_keeper_that_is_stopped_holds_up_a_status_for_a_moment_only(tmp_path: Path) -> None:
+    """Clients wait 30 s for a status, Prometheus 10 s for the figures: they are wanted most when something hangs."""
+    keeper: Any = StoppedKeeper()
+    parts = Mock()  # nothing is asked without a leader
+    parts.status.return_value = ("idle", {}, "")
+    status = NodeStatus(
+        Settings(state_dir=tmp_path, run_dir=tmp_path), Node(cluster="c", node="n", site=1), parts, parts, keeper, keeper, parts,
+        lambda _applied: {}, lambda: ClusterView("n"), ScrubProgress, str, list, ServedDevices(tmp_path, tmp_path),
+    )()  # fmt: skip
+    assert "KEEPER_GONE" in [one.code for one in status.health]
+    assert keeper.waited_s < 5
