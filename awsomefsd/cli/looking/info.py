@@ -70,7 +70,7 @@ def openers(found: os.stat_result) -> list[dict[str, Any]]:
     for pid in processes:
         with suppress(OSError):
             if any(_is_open(pid, descriptor, found, mount_ids) for descriptor in os.listdir(f"/proc/{pid}/fd")):
-                told[pid] = {"pid": pid, "program": Path(f"/proc/{pid}/comm").read_text().strip()}
+                told[pid] = {"pid": pid, "program": Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()}
     return list(told.values())
 
 
@@ -89,7 +89,7 @@ def _mount_ids(device: str, processes: list[int]) -> set[str]:
 
 def _is_open(pid: int, descriptor: str, found: os.stat_result, mount_ids: set[str]) -> bool:
     with suppress(OSError):  # it was closed meanwhile
-        said = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
+        said = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text(errors="replace")
         fields = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
         if fields["mnt_id"].strip() in mount_ids:
             return os.stat(f"/proc/{pid}/fd/{descriptor}").st_ino == found.st_ino

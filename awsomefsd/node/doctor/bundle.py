@@ -9,6 +9,7 @@ node may be in a log.
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import json
 import os
@@ -18,11 +19,12 @@ import stat
 import subprocess
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from awsomefsd import __version__
 from awsomefsd.config.settings import Settings, key_paths
@@ -32,7 +34,9 @@ from awsomefsd.node.doctor.examine import Answers
 from awsomefsd.node.health.codes import CODES, HealthFinding
 
 LOG_BYTES_MAX = 4 << 20  # of each file, its end
+UNPACKED_BYTES_MAX = 256 << 20  # of a compressed one, that are looked at to find its end
 LOGS_MAX = 64
+SECRET_BYTES_MAX = 1 << 20
 JOURNAL_LINES, JOURNAL_S = 20_000, 20
 PACKAGED_LOGS = Path("/var/log/awsomefsd")
 _UNITS = ("awsomefsd", "awsomefsd-keeper", "awsomefsd-segments")
@@ -65,7 +69,9 @@ def secrets_of(settings: Settings) -> Iterator[bytes]:
         yield token.encode()
     for path in host.secret_files(settings):
         with suppress(OSError):
-            yield path.read_bytes()
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # one that is a pipe is not waited for
+            with os.fdopen(fd, "rb") as file:
+                yield file.read(SECRET_BYTES_MAX) or b""
 
 
 def write(target: Path, settings: Settings, found: Sequence[HealthFinding], answers: Answers) -> int:
@@ -101,7 +107,7 @@ def contents(settings: Settings, found: Sequence[HealthFinding], answers: Answer
             yield f"state/{name}", (settings.state_dir / name).read_bytes()
     for number, path in enumerate(log_files(settings, answers.pids)):
         with suppress(OSError):
-            yield f"logs/{number:02}-{path.name}", _end_of(path)
+            yield f"logs/{number:02}-{path.name.removesuffix('.gz')}", _end_of(path)
     if journal := _journal():
         yield "logs/journal.txt", journal
 
@@ -156,7 +162,7 @@ def _written_by(pid: int, descriptor: int) -> Path | None:
 
 
 def _end_of(path: Path) -> bytes:
-    """Returns the end of a log from a whole line on: half a secret would not be recognised.
+    """Returns the end of a log from a whole line on: half a secret would not be recognised, and in a compressed one none would be.
 
     Raises OSError for what is no regular file now: whoever may write in its directory could have put a link or a pipe there.
     """
@@ -164,10 +170,24 @@ def _end_of(path: Path) -> bytes:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "no regular file", str(path))
+        if path.suffix == ".gz":
+            return _end_of_compressed(file, path)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - LOG_BYTES_MAX, 0))
         raw = file.read(LOG_BYTES_MAX)
     return raw if size <= LOG_BYTES_MAX else raw.partition(b"\n")[2]
+
+
+def _end_of_compressed(file: IO[bytes], path: Path) -> bytes:
+    kept, size = b"", 0
+    try:
+        with gzip.open(file) as plain:
+            while size < UNPACKED_BYTES_MAX and (piece := plain.read(LOG_BYTES_MAX)):
+                size += len(piece)
+                kept = (kept + piece)[-LOG_BYTES_MAX:]
+    except (EOFError, zlib.error) as err:
+        raise OSError(errno.EINVAL, f"damaged: {err}", str(path)) from None
+    return kept if size <= LOG_BYTES_MAX else kept.partition(b"\n")[2]
 
 
 def _journal() -> bytes:

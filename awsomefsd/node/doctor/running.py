@@ -96,7 +96,7 @@ def namespaces_with(device: str) -> Iterator[tuple[int, str, str]]:
             seen.add(namespace)
             place = next((entry.dir for entry in mount_syscalls.mounts(f"/proc/{pid}/mountinfo") if entry.device == device), "")
             if place:
-                yield pid, Path(f"/proc/{pid}/comm").read_text().strip(), place
+                yield pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").strip(), place
 
 
 def orphans(status: Answer | None) -> Iterator[HealthFinding]:

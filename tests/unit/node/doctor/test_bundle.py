@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import subprocess
@@ -62,6 +63,26 @@ def test_a_long_log_is_cut_at_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "x.log"
     path.write_text("first line\nsecond line\nthird line\n")
     assert bundle._end_of(path) == b"third line\n"
+
+
+def test_a_compressed_log_is_cleaned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").mkdir()
+    said = gzip.compress(f"began\njoin {OTHERS_TOKEN}\nended\n".encode())
+    (tmp_path / "log" / "daemon.log.1.gz").write_bytes(said)
+    (tmp_path / "log" / "daemon.log.2.gz").write_bytes(said[:-20])
+    settings = load(environ={}, state_dir=tmp_path, run_dir=tmp_path)
+    bundle.write(tmp_path / "out.tar.gz", settings, [], Answers())
+    logs = {name.partition("-daemon")[2]: raw for name, raw in packed(tmp_path / "out.tar.gz").items() if "logs/" in name}
+    assert logs[".log.1"] == b"began\njoin [hidden]\nended\n" and ".log.2" not in logs
+    monkeypatch.setattr(bundle, "LOG_BYTES_MAX", 20)
+    assert bundle._end_of(tmp_path / "log" / "daemon.log.1.gz") == b"ended\n"
+
+
+def test_a_secret_in_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "token", 0o600)
+    settings = load(environ={"AWSOMEFSD_TOKEN": OWN_TOKEN}, state_dir=tmp_path, run_dir=tmp_path)
+    monkeypatch.setenv("AWSOMEFSD_TOKEN_FILE", str(tmp_path / "token"))
+    assert [one for one in bundle.secrets_of(settings) if one] == [OWN_TOKEN.encode()]
 
 
 def test_of_a_directory_with_the_logs_of_everybody_only_ours_are_taken(tmp_path: Path) -> None:
