@@ -183,7 +183,7 @@ class Daemon:
             lambda: TlsFiles(*certificates(settings)), session, lease,
         )  # fmt: skip
 
-    def _scrubbed_pool(self, undo: ExitStack) -> ScrubbedPool | None:
+    def _scrubbed_pool(self) -> ScrubbedPool | None:
         if levels.highest() < POOLS:
             return None
         from awsomefsd.io.pool.pool_devices import PoolDevices
@@ -198,8 +198,7 @@ class Daemon:
                 lambda: (0, 0),
             )
         )  # fmt: skip
-        undo.callback(verifying.close)
-        return ScrubbedPool(self.node.node, self.catalog.propose, verifying.verify)
+        return ScrubbedPool(self.node.node, self.catalog.propose, verifying.verify, verifying.close)
 
     def _start_pool_upkeep(self, undo: ExitStack) -> None:
         """Starts what looks after pools while this node leads; not in builds whose clusters have none (base/levels.py)."""
@@ -232,7 +231,7 @@ class Daemon:
         settings = self.settings
         upkeep = Upkeep(
             settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries,
-            checks=self.node.role == "node", empty=self.collection.empty, pool=self._scrubbed_pool(undo),
+            checks=self.node.role == "node", empty=self.collection.empty, pool=self._scrubbed_pool(),
         )  # fmt: skip
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages, upkeep)
         undo.callback(self.scrub.close)

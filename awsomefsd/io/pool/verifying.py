@@ -13,7 +13,7 @@ from awsomefsd.io.transport.records import BulkRecord, Kind
 
 
 class Verifying:
-    """`devices` makes the way to the segment servers when it is first used: it loads ssl.  One thread."""
+    """`devices` makes the way to the segment servers when it is first used: it loads ssl.  One thread gives orders."""
 
     def __init__(self, devices: Callable[[], PoolDevices]) -> None:
         self._make = devices
@@ -21,14 +21,16 @@ class Verifying:
 
     def verify(self, info: SegmentInBays, bay: SegmentBay, end: int) -> Verified:
         """Has all bytes of a mirror up to `end` read and checked by its server.  Blocks; raises OSError as `remote_errors` has it."""
-        if self._devices is None:
-            self._devices = self._make()
-        server = self._devices.device_of(bay.device).server
+        devices = self._devices
+        if devices is None:
+            devices = self._devices = self._make()
+        server = devices.device_of(bay.device).server
         record = BulkRecord(Kind.VERIFY, 0, info.segment, info.incarnation, bay.device, bay.index, end, info.footer_offset)
         _, body = server.order(record, time.monotonic_ns() + SEGMENT_VERIFY_MS_MAX * NS_PER_MS)
         return loads(body, Verified)
 
     def close(self) -> None:
-        """Ends the connections."""
-        if self._devices is not None:
-            self._devices.close()
+        """Ends the connections, and with them an order that is waited for: it raises.  Any thread; the next order connects anew."""
+        devices, self._devices = self._devices, None
+        if devices is not None:
+            devices.close()

@@ -91,6 +91,7 @@ class BayCheck:
             verified = self._verify(info, bay, _end(info))
         except OSError as err:
             log.warning("a mirror cannot be verified now: %s", err, extra={"segment": info.segment, "device": bay.device})
+            self._pace(0, began)  # a server that hangs was waited for: the scrub may have to end
             return None
         self._pace(_end(info), began)
         return verified if verified.wrong_count else None
@@ -100,10 +101,12 @@ class BayCheck:
         for other in _whole(info):
             if other == bad:
                 continue
+            began = time.monotonic()
             try:
                 right = _right_where(wrong, self._verify(info, other, _end(info)))
             except OSError as err:
                 log.warning("a mirror cannot be compared now: %s", err, extra={"segment": info.segment, "device": other.device})
+                self._pace(0, began)
                 continue
             if right:
                 return self._propose_wrong(info, bad)

@@ -102,11 +102,15 @@ class ScrubProgress(Struct):
 
 
 class ScrubbedPool(Struct, frozen=True):
-    """The pools as this node checks them.  `node`: whose devices are checked here; `propose` and `verify`: as in BayCheck."""
+    """The pools as this node checks them.  `node`: whose devices are checked here; `propose` and `verify`: as in BayCheck.
+
+    `interrupt` ends a verification that is waited for, and does not block.
+    """
 
     node: str
     propose: Callable[[Any], Any]
     verify: Callable[[SegmentInBays, SegmentBay, int], Verified]
+    interrupt: Callable[[], None]
 
 
 class Upkeep(Struct, frozen=True):
@@ -241,6 +245,8 @@ class Scrub:
     def close(self) -> None:
         """Ends the thread and waits for it; the position is kept for `resume`."""
         self._stop.set()
+        if self._upkeep.pool is not None:
+            self._upkeep.pool.interrupt()
         thread = self._thread
         if thread is not None:
             thread.join()

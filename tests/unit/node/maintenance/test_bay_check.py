@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,15 @@ import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import BAY_MIRROR, SEGMENT_SEALED, SegmentBay, SegmentInBays
+from awsomefsd.io.pool.remote_errors import ServerAway
+from awsomefsd.io.pool.verifying import Verifying
 from awsomefsd.io.transport.messages import WRONG_MAX, Verified, Wrong
 from awsomefsd.meta.api.commands import BaysWrong
 from awsomefsd.meta.api.messages import GetSegments, Made, Segments
 from awsomefsd.meta.api.messages.collection import GetPieces, Pieces
 from awsomefsd.node.maintenance.bay_check import BayCheck
 from awsomefsd.node.maintenance.segment_check import ScrubFinding
+from tests.rigs.segment_servers import until
 
 END = 64 << 20
 OWN = 1
@@ -44,9 +48,12 @@ class Checked:
         self.segments: Callable[[], Segments] = lambda: Segments([self.info])
         self.propose: Callable[[BaysWrong], Made] = lambda command: Made(len(command.bays))
 
-    def run(self) -> None:
-        check = BayCheck("n1", self._call, self._propose, self._verify, self.found.append, lambda _count, _began: None, self.counted)
-        check.run(self.info, {OWN})
+        self.pace: Callable[[int, float], None] = lambda _count, _began: None
+        self.verified: list[int] = []
+
+    def run(self, own: frozenset[int] = frozenset({OWN})) -> None:
+        check = BayCheck("n1", self._call, self._propose, self._verify, self.found.append, self.pace, self.counted)
+        check.run(self.info, set(own))
 
     def _call(self, question: Any) -> Any:
         if isinstance(question, GetSegments):
@@ -59,6 +66,7 @@ class Checked:
         return self.propose(command)
 
     def _verify(self, _info: SegmentInBays, bay: SegmentBay, _end: int) -> Verified:
+        self.verified.append(bay.device)
         said = self.said[bay.device - 1]
         if isinstance(said, OSError):
             raise said
@@ -69,6 +77,7 @@ def refused(number: int) -> Any:
     raise FsError(number, "refused")
 
 
+AWAY = OSError(errno.ETIMEDOUT, "no answer")
 FAR = [FRAME * number for number in range(40)]
 MANY = [4096 * number for number in range(WRONG_MAX + 1)]  # more places than an answer names
 
@@ -125,3 +134,56 @@ def test_a_device_that_moved_to_another_node_meanwhile_leaves_an_open_finding() 
     checked.propose = lambda _command: refused(errno.ESTALE)
     checked.run()
     assert [one.repaired for one in checked.found] == [False]
+
+
+class End(Exception):
+    """The scrub is to end."""
+
+
+@pytest.mark.parametrize(
+    ("said", "verified"), [((AWAY, AWAY, AWAY), [1]), ((wrong_at(FRAME), AWAY, AWAY), [1, 1, 2])], ids=["own", "compared"]
+)
+def test_a_scrub_that_is_to_end_does_so_after_one_server_that_hangs(said: tuple[Any, ...], verified: list[int]) -> None:
+    """Each may take a minute: all mirrors of a device that hangs would hold up the end of the daemon for hours."""
+    checked = Checked(*said)
+
+    def pace(count: int, _began: float) -> None:
+        if not count:
+            raise End
+
+    checked.pace = pace
+    with pytest.raises(End):
+        checked.run(frozenset({1, 2, 3}))
+    assert checked.verified == verified
+
+
+def test_an_order_that_is_waited_for_ends_with_the_scrub_and_the_next_one_connects_anew() -> None:
+    made: list[Hanging] = []
+    verifying = Verifying(lambda: made.append(Hanging()) or made[-1])  # type: ignore[arg-type,func-returns-value,return-value]
+    checked = Checked(wrong_at())
+    for number in range(2):
+        asking = threading.Thread(target=lambda: pytest.raises(OSError, verifying.verify, checked.info, checked.info.bays[0], END))
+        asking.start()
+        until(lambda number=number: len(made) == number + 1 and made[-1].asked.is_set())  # type: ignore[misc]
+        verifying.close()
+        asking.join(60)
+        assert not asking.is_alive()
+
+
+class Hanging:
+    """Devices whose servers never answer; an order ends when they are closed."""
+
+    def __init__(self) -> None:
+        self.asked, self.closed = threading.Event(), threading.Event()
+        self.server = self
+
+    def device_of(self, _number: int) -> Hanging:
+        return self
+
+    def order(self, _record: Any, _deadline_ns: int) -> Any:
+        self.asked.set()
+        assert self.closed.wait(60)
+        raise ServerAway(errno.ESHUTDOWN, "closed")
+
+    def close(self) -> None:
+        self.closed.set()
