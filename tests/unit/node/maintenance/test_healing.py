@@ -188,7 +188,7 @@ def test_what_only_a_mirror_that_is_away_has_right_is_not_given_up(pool: UpkeptP
     pool.drive.ok(c.SetDeviceState(given_up.device, 0), **HOST)
     heal(pool, healing)
     healed = pool.mirrors_of(number)
-    assert len(healed) == 2 and sum(raw == good[kept.device] for raw in healed.values()) == 1, "the copy has each frame from where it is right"
+    assert len(healed) == 2 and sum(raw == good[kept.device] for raw in healed.values()) == 1, "each frame from where it is right"
     sound(pool.drive)
 
 
