@@ -5,6 +5,7 @@
 A device that cannot be attached says why, in its state and once in the log, and is tried again after a pause that doubles; at once when its
 path has changed.  A descriptor stays with its device whatever becomes of the path.  After an I/O that failed the superblock is read by it:
 if the disk behind it is gone, or is not that device any more, the device is given up, which closes its bays for ever, and attached anew.
+So is one that the leader has called lost while this node was cut off: its bays count again when it is attached.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class PoolDevice:
         """Takes up the row as it is now, and looks whether the device has failed.  Does not block."""
         with self._lock:
             failed = self._bays is not None and isinstance(self._bays.device, Device) and self._bays.device.failed
-            if info.path != self._info.path or failed:
+            lost = self._bays is not None and info.lost
+            if info.path != self._info.path or failed or lost:
                 self._news = True
                 self._lock.notify_all()
             self._info = info
@@ -140,6 +142,8 @@ class PoolDevice:
                 if self._ending:
                     return "it is not this node's any more, or the segment server ends"
                 self._news, info = False, self._info
+            if info.lost:
+                return "the cluster has called it lost"
             if not device.failed:
                 continue
             try:

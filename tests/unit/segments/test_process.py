@@ -25,6 +25,8 @@ from awsomefsd.io.pool.remote_errors import BayLost, NobodyLeads, NotServed, Ser
 from awsomefsd.io.pool.remote_server import RemoteServer
 from awsomefsd.io.pool.server_state import ask_state
 from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api.commands.pools import DEVICE_LOST
+from awsomefsd.meta.api.messages import GetDevices
 from awsomefsd.segments import pool_device
 from awsomefsd.segments.config import hand_over, take_over
 from awsomefsd.segments.process import SegmentsProcess
@@ -196,6 +198,27 @@ def test_a_disk_that_was_pulled_is_left_and_attached_again_when_it_is_back(clust
         assert node.generation() == found.generation + 1
         again = client.device(node).open(second.bays[0].index, second.segment, second.incarnation)
         assert store(again, "b") == BLOCK_BYTES
+
+
+def test_a_device_that_was_called_lost_while_this_server_went_on_is_attached_again(cluster: PoolCluster, node: PoolNode) -> None:
+    """The node was cut off for so long that the leader gave its device up; nothing else would have its bays count again."""
+    with node.serve() as process:
+        process.look()
+        until(node.is_served)
+        before = node.generation()
+        cluster.propose(c.SetDeviceState(1, DEVICE_LOST))
+        cluster.propose(c.SetAbsent(1, False))  # its daemon reports again
+        until(lambda: (process.look(), not cluster.ask(GetDevices()).devices[0].lost)[1])
+        until(node.is_served)
+        process.look()
+        process.look()
+        until(node.is_served)
+        attached = node.generation()
+        assert attached > before
+        for _ in range(5):
+            process.look()
+        until(node.is_served)
+        assert node.generation() == attached, "and not again and again"
 
 
 def test_an_io_that_failed_once_on_a_disk_that_is_there_changes_nothing(cluster: PoolCluster, node: PoolNode) -> None:
