@@ -87,8 +87,7 @@ class StoppedKeeper:
 def test_a_keeper_that_is_stopped_holds_up_a_status_for_a_moment_only(tmp_path: Path) -> None:
     """Clients wait 30 s for a status, Prometheus 10 s for the figures: they are wanted most when something hangs."""
     keeper: Any = StoppedKeeper()
-    parts = Mock()  # nothing is asked without a leader
-    parts.status.return_value = ("idle", {}, "")
+    parts = Mock(**{"status.return_value": ("idle", {}, "")})  # nothing is asked without a leader
     status = NodeStatus(
         Settings(state_dir=tmp_path, run_dir=tmp_path), Node(cluster="c", node="n", site=1), parts, parts, keeper, keeper, parts,
         lambda _applied: {}, lambda: ClusterView("n"), ScrubProgress, str, list, ServedDevices(tmp_path, tmp_path),
