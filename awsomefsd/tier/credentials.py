@@ -3,6 +3,7 @@
     environment   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN of this process, read once
     file          either two lines (key id, secret; a third may be a session token) or the form of ~/.aws/credentials, of which the first
                   section, or [default], counts; read again every FILE_AGAIN_S, so keys can be changed in place
+    given         a pair of keys that the caller has, such as those that the cluster keeps of a store (store_secret.py)
     role          what the machine is given: a token of Kubernetes (AWS_WEB_IDENTITY_TOKEN_FILE), a container's, or the instance's; the
                   library asks for it
 """
@@ -42,7 +43,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Credentials:
     key_id, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     if not key_id or not secret:
         raise ConfigError("no credentials in the environment: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give a file or a role")
-    return _checked(Credentials(key_id, secret, environ.get("AWS_SESSION_TOKEN", "")), "the environment")
+    return checked(Credentials(key_id, secret, environ.get("AWS_SESSION_TOKEN", "")), "the environment")
 
 
 def from_file(path: Path) -> Credentials:
@@ -61,21 +62,29 @@ def from_file(path: Path) -> Credentials:
         raise ConfigError(f"credentials {path}: {err.strerror}") from None
     if info.st_mode & 0o077:
         raise ConfigError(f"credentials {path} can be read by others; chmod 600 it")
+    return from_text(raw, str(path))
+
+
+def from_text(raw: bytes, where: str) -> Credentials:
+    """Returns the keys in what a file has.  Raises ConfigError, which names `where` and never what is in it."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         text = ""
     if len(raw) > FILE_BYTES_MAX or not text.strip():
-        raise ConfigError(f"credentials {path}: neither two lines (key id, secret) nor a file as ~/.aws/credentials")
+        raise ConfigError(f"credentials {where}: neither two lines (key id, secret) nor a file as ~/.aws/credentials")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return _from_sections(text, path) if lines[0].startswith("[") else _from_lines(lines, path)
+    return _from_sections(text, where) if lines[0].startswith("[") else _from_lines(lines, where)
 
 
-def provider(source: str) -> Callable[[], dict[str, Any]] | None:
+def provider(source: str | Credentials) -> Callable[[], dict[str, Any]] | None:
     """Returns what the library calls for credentials; None: it asks for the role's itself.
 
-    `source`: ENVIRONMENT, ROLE or the path of a file.  Raises ConfigError when they are not there now.
+    `source`: keys, ENVIRONMENT, ROLE or the path of a file.  Raises ConfigError when they are not there now.
     """
+    if isinstance(source, Credentials):
+        given = checked(source, "this store")
+        return lambda: _given(given)
     if source == ROLE:
         return None
     if source == ENVIRONMENT:
@@ -90,13 +99,13 @@ def _given(found: Credentials, until: datetime | None = None) -> dict[str, Any]:
     return {"access_key_id": found.key_id, "secret_access_key": found.secret, "token": found.token or None, "expires_at": until}
 
 
-def _from_lines(lines: list[str], path: Path) -> Credentials:
+def _from_lines(lines: list[str], path: str) -> Credentials:
     if not 2 <= len(lines) <= 3:
         raise ConfigError(f"credentials {path}: has {len(lines)} lines; wanted are key id and secret, a line each")
-    return _checked(Credentials(*lines), str(path))
+    return checked(Credentials(*lines), path)
 
 
-def _from_sections(text: str, path: Path) -> Credentials:
+def _from_sections(text: str, path: str) -> Credentials:
     sections = configparser.RawConfigParser()
     try:
         sections.read_string(text)
@@ -107,10 +116,11 @@ def _from_sections(text: str, path: Path) -> Credentials:
     key_id, secret = found.get("aws_access_key_id", ""), found.get("aws_secret_access_key", "")
     if not key_id or not secret:
         raise ConfigError(f"credentials {path}: section [{name}] has no aws_access_key_id or no aws_secret_access_key")
-    return _checked(Credentials(key_id, secret, found.get("aws_session_token", "")), str(path))
+    return checked(Credentials(key_id, secret, found.get("aws_session_token", "")), path)
 
 
-def _checked(found: Credentials, where: str) -> Credentials:
+def checked(found: Credentials, where: str) -> Credentials:
+    """Returns them.  Raises ConfigError, which does not repeat them, where nobody can have such keys."""
     if not all(text.isascii() and text.isprintable() and " " not in text for text in (found.key_id, found.secret, found.token)):
         raise ConfigError(f"credentials of {where}: a key has a character that none can have")
     return found

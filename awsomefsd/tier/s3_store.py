@@ -4,8 +4,8 @@ It is imported when the first store is opened: nobody else pays its 5 MiB.  Its 
 forked after that hangs in its first request: a process that uses a store is started by exec and forks nothing that uses it.
 
 What the library would do by itself is turned off: multipart uploads, bulk deletes, tags, its own tries (`store.Tries` has ours, which count
-bytes that came), and every setting that the environment could bring in.  What it says in words is sorted here by status, by the code in the
-body and by its kind of error, and only those are told: its texts hold URLs, bodies and tracebacks.
+bytes that came), and every setting that the environment could bring in, its proxies too (decision 464).  What it says in words is sorted
+here by status, by the code in the body and by its kind of error, and only those are told: its texts hold URLs, bodies and tracebacks.
 
 A redirect of a GET or DELETE is followed by the library, without credentials where it leads to another host; a PUT's is `foreign`.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -28,7 +28,7 @@ from msgspec import Struct
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.log import printable
 from awsomefsd.io.device.checksum import Bytes
-from awsomefsd.tier.credentials import ENVIRONMENT, provider
+from awsomefsd.tier.credentials import ENVIRONMENT, Credentials, provider
 from awsomefsd.tier.errors import ObjectDamaged, ObjectMissing, StoreDown, StoreError, StoreForeign, StoreRefused, StoreSlow
 from awsomefsd.tier.store import CHUNK_BYTES, CONNECT_S, OBJECT_BYTES_MAX, SILENCE_S, Suffix, Tries, check_name, deadline_s
 from awsomefsd.tier.store_url import S3, StoreUrl
@@ -37,6 +37,10 @@ REGION_DEFAULT = "us-east-1"
 WORDS_MAX = 200
 HEADERS_S = 60  # for the headers of one object
 CLASS_S = 64  # deadlines of clients are this times a power of two: a client has one for all its requests
+
+_NO_PROXY = "http://127.0.0.1:9"  # the library asks the environment unless it is given a proxy: one from which everything is excluded
+_ALL = "*,0.0.0.0/0,::/0"  # "*" is names only
+_NOT_PROXIED = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254"  # where a machine asks for the credentials of its role
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})[^:]*: ?(.*)", re.DOTALL)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
@@ -60,12 +64,17 @@ _FIXES = {
 
 
 class S3Options(Struct, frozen=True):
-    """How a bucket is reached.  `endpoint` "": Amazon's of the region.  `credentials`: see `credentials.provider`."""
+    """How a bucket is reached.  `endpoint` "": Amazon's of the region.  `credentials`: see `credentials.provider`.
+
+    `ca`: certificates (PEM) beside `ca_file`.  `proxy`: what requests go through; "": they go directly, whatever the environment says.
+    """
 
     endpoint: str = ""
     region: str = REGION_DEFAULT
-    credentials: str = ENVIRONMENT
+    credentials: str | Credentials = ENVIRONMENT
     ca_file: str = ""
+    ca: str = ""
+    proxy: str = ""
 
 
 class S3Store:
@@ -78,7 +87,8 @@ class S3Store:
         self._bucket, self._prefix, self._options = url.place, url.prefix, options
         self._tries = tries or Tries()
         self.endpoint = _endpoint(options, url.place)
-        self._ca = _certificates(options.ca_file)
+        self._ca = _certificates(options)
+        self.proxy = _proxy(options.proxy)
         self._provider = provider(options.credentials)
         self._clients: dict[tuple[int, bool], Any] = {}
         self._lock = threading.Lock()
@@ -138,7 +148,7 @@ class S3Store:
 
         def ask() -> None:
             try:
-                answers.put(_headers(signed, self._ca))
+                answers.put(_headers(signed, self._ca, self.proxy))
             except (OSError, HTTPException, ValueError) as err:
                 answers.put(err)
 
@@ -186,6 +196,7 @@ class S3Store:
         }  # fmt: skip
         if reads:
             client_options["read_timeout"] = timedelta(seconds=SILENCE_S)
+        client_options |= {"proxy_url": self.proxy or _NO_PROXY, "proxy_excludes": _NOT_PROXIED if self.proxy else _ALL}
         if self._ca:
             client_options["root_certificate"] = self._ca
         config: dict[str, Any] = {
@@ -214,7 +225,8 @@ class _Sorted:
             return
         if not _is_the_librarys(err):
             return
-        found = sorted_error(err, f"{self._store.url}: {self._name}", self._store.endpoint)
+        through = f" (through the proxy {self._store.proxy})" if self._store.proxy else ""
+        found = sorted_error(err, f"{self._store.url}: {self._name}{through}", self._store.endpoint)
         if isinstance(found, StoreRefused):
             self._store.forget_credentials()
         raise found from None
@@ -312,31 +324,54 @@ def _endpoint(options: S3Options, bucket: str) -> str:
     return options.endpoint.rstrip("/")
 
 
-def _certificates(path: str) -> bytes:
-    if not path:
-        return b""
+def _certificates(options: S3Options) -> bytes:
+    raw = options.ca.encode()
+    if options.ca_file:
+        try:
+            raw += Path(options.ca_file).read_bytes()
+        except OSError as err:
+            raise ConfigError(f"certificates {options.ca_file}: {err.strerror or err}") from None
+    return check_certificates(raw, options.ca_file or "of this store") if raw else b""
+
+
+def check_certificates(raw: bytes, where: str) -> bytes:
+    """Returns certificates (PEM).  Raises ConfigError for anything else."""
     try:
-        raw = Path(path).read_bytes()
         ssl.create_default_context(cadata=raw.decode("ascii"))
-    except OSError as err:
-        raise ConfigError(f"certificates {path}: {err.strerror or err}") from None
-    except ValueError:
-        raise ConfigError(f"certificates {path}: holds no certificates (PEM)") from None
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"certificates {where}: holds no certificates (PEM)") from None
     return raw
 
 
-def _headers(signed: str, ca: bytes) -> dict[str, str]:
-    parts = urlsplit(signed)
+def _proxy(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        parts = urlsplit(text)
+        whole = parts.port is not None and parts.hostname and not (parts.path.strip("/") or parts.query or parts.fragment)
+    except ValueError:
+        whole = False
+    if not whole or parts.scheme != "http" or "@" in parts.netloc:
+        raise ConfigError("a store's proxy is http://HOST:PORT, without credentials")
+    return f"http://{parts.netloc}"
+
+
+def _headers(signed: str, ca: bytes, proxy: str) -> dict[str, str]:
+    parts, next_hop = urlsplit(signed), urlsplit(proxy or signed).netloc
     target = f"{parts.path}?{parts.query}"
-    make: Callable[[], HTTPConnection] = lambda: HTTPConnection(parts.netloc, timeout=SILENCE_S)  # noqa: E731
+    connection: HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
         if ca:
             context.load_verify_locations(cadata=ca.decode("ascii"))
-        make = lambda: HTTPSConnection(parts.netloc, timeout=SILENCE_S, context=context)  # noqa: E731
-    connection = make()
+        connection = HTTPSConnection(next_hop, timeout=SILENCE_S, context=context)
+        if proxy:
+            connection.set_tunnel(parts.hostname or "", parts.port or 443)
+    else:
+        connection = HTTPConnection(next_hop, timeout=SILENCE_S)
+        target = signed if proxy else target
     try:
-        connection.request("GET", target)
+        connection.request("GET", target, headers={"Host": parts.netloc})
         answer: HTTPResponse = connection.getresponse()
         return {name.lower(): value for name, value in answer.getheaders()}
     finally:
