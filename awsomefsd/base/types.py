@@ -126,6 +126,48 @@ class Redundancy(Struct, array_like=True, gc=False, frozen=True):
     quorum: bool = False
 
 
+STORE_ADDING, STORE_ACTIVE = range(2)
+STORE_STATES = ("adding", "active")  # in words
+KEPT, OF_ROLE, NO_CREDENTIALS = "kept", "role", ""
+
+
+class StoreOptions(Struct, array_like=True, gc=False, frozen=True):
+    """How a store is reached, and what is promised of what is in it.  Nothing of it is secret.
+
+    `credentials`: KEPT by the cluster (meta/state/rows.py, StoreSecretRow), OF_ROLE of each node's machine, NO_CREDENTIALS of a directory.
+    `ca`: PEM of authorities that its certificate may be of, beside those of the machine.  `proxy`: "" asks it directly.
+    `rpo_ms`: how old what is not there yet may become.  `keep_ms`: for how long what is deleted stays.
+    """
+
+    rpo_ms: int
+    keep_ms: int
+    endpoint: str = ""
+    region: str = ""
+    credentials: str = NO_CREDENTIALS
+    ca: str = ""
+    proxy: str = ""
+    sealed: bool = False
+
+
+class StoreInfo(Struct, array_like=True, gc=False):
+    """A store as the cluster has it.  `store`: the entry that added it.  `changed`: the entry that changed it last.
+
+    `era`: identity of the cluster's life in it, of which it is number `era_number` (0: not known yet).  `has_secret`: the cluster keeps
+    credentials or a key for it.
+    """
+
+    store: int
+    name: str
+    url: str
+    state: int
+    era: str
+    era_number: int
+    created_ns: int
+    changed: int
+    options: StoreOptions
+    has_secret: bool = False
+
+
 class SegmentBay(Struct, array_like=True, gc=False, frozen=True):
     """A bay of a segment.  `durable`: up to where its bytes are known to be on the device.  `role`: BAY_MIRROR or BAY_COPYING."""
 

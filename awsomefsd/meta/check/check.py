@@ -15,6 +15,7 @@ from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.check.check_csi import check_csi
 from awsomefsd.meta.check.check_data import SharedBytes, VolumeDataCheck
 from awsomefsd.meta.check.check_pools import check_pools
+from awsomefsd.meta.check.check_stores import check_stores
 from awsomefsd.meta.check.check_tree import Tree
 from awsomefsd.meta.machine.device_numbers import last_number, number_of
 from awsomefsd.meta.machine.segments import has_rest
@@ -73,6 +74,7 @@ class _Check:
         self._checkpoints()
         self._stream()
         check_pools(self.exam, self.devices, self.segments)
+        check_stores(self.exam, self.cluster.applied_index)
         check_csi(self.exam, self.volumes, self.cluster.next_epoch)
         return self.exam.faults
 

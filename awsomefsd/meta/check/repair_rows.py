@@ -21,7 +21,7 @@ from awsomefsd.meta.machine.device_numbers import last_number
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.row_codecs import CODEC_OF, OWN_KEY
 
-_POOL_KINDS = (keys.BAY, keys.NEED, keys.STRIPE, keys.POOL, keys.WALK)
+_POOL_KINDS = (keys.BAY, keys.NEED, keys.STRIPE, keys.POOL, keys.WALK, keys.STORE, keys.STORE_SECRET)  # and of stores
 _MARKERS = (keys.HELD, keys.LOCKER, keys.PINNER, keys.LEASER, keys.ORPHAN)
 _LOSSES = {  # kinds whose loss a user may notice, in words
     keys.RESULT: "the answer of a request is gone: if that request is sent again, it is executed again",

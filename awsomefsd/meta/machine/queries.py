@@ -18,6 +18,7 @@ from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, ReportDe
 from awsomefsd.meta.api.messages.nodes import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
+from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 from awsomefsd.meta.machine import (
     bays,
     checkpoint_segments,
@@ -34,6 +35,7 @@ from awsomefsd.meta.machine import (
     scrub_queries,
     segments,
     sessions,
+    stores,
     volumes,
 )
 from awsomefsd.meta.machine.filemap import FileMap
@@ -224,4 +226,6 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     GetVerifier: nodes.get_verifier,
     GetCsiVolumes: csi_volumes.records,
     GetClaims: csi_volumes.claims,
+    ListStores: stores.list_stores,
+    GetStoreSecret: stores.get_secret,
 }

@@ -34,6 +34,7 @@ from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Trans
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
+from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 
 
 class May(enum.Enum):
@@ -108,6 +109,8 @@ REQUESTS: dict[type, May] = {
     GetPool: May.NODE,
     GetNeeds: May.NODE,
     GetStaleBays: May.NODE,
+    ListStores: May.NODE,
+    GetStoreSecret: May.NODE,
 }
 
 COMMANDS: dict[type, May] = {
@@ -140,7 +143,7 @@ COMMANDS: dict[type, May] = {
             c.RemoveReader,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
-            c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool,
+            c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
         ),
         May.NODE,
     ),

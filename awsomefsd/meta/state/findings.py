@@ -36,7 +36,7 @@ _KINDS = """
     session-count session-counter session-segments cluster-reserved lease-of-ended-session held-index ended-session-idle
     segment-live-bytes segment-dead segment-device segment-bytes free-list device-counters cluster-bytes segment-counter device-missing
     begun-index metadata-segment checkpoint-segments csi-volume csi-name claim
-    bay-index bay-counters bay-segment bay-copies pool-row need
+    bay-index bay-counters bay-segment bay-copies pool-row need store store-name store-secret
     reap-count reap-stale reap-missing reader-count stale-tombstone
 """
 KINDS = frozenset(_KINDS.split())

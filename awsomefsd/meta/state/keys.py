@@ -31,10 +31,12 @@ Cluster (volume 0)::
     19 csivolume   id                                                           CsiVolumeRow  what an orchestrator asked for
     1a csiname     name                                                         CsiNameRow    as the orchestrator calls it
     1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
+    1c store       store u64                                                    StoreRow      of objects
     a0 checkpoint  node                                                         CheckpointRow what it keeps for checkpoints
     a6 begun       device u32 | index u32                                       MarkerRow     sealed; what its writer left may be leased
     a8 walk        index u64                                                    WalkRow       over segments or bays, begun by entry `index`
     a7 oplog       mount u64                                                    OpLogRow      its records that are applied, inode numbers
+    ac storesecret store u64                                                    StoreSecretRow  no dump shows it
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -70,6 +72,7 @@ BAY, NEED, STRIPE, POOL = range(0x14, 0x18)
 MEMBERSHIP = 0x1E
 LEASER = 0x18
 CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
+STORE = 0x1C
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
@@ -78,6 +81,7 @@ HISTORY = 0x10  # from a versioned kind to that of its kept values
 KEPT, SHELF = 0x36, 0x37
 VOLUME_KINDS = frozenset({*VERSIONED, LOCKS, ORPHAN, LEASE})  # of a volume, which a store of this build may have
 CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG, WALK = 0xA0, 0xA5, 0xA6, 0xA7, 0xA8  # of the cluster, like all above LEASE
+STORE_SECRET = 0xAC
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -199,6 +203,14 @@ def pool(number: int) -> bytes:
 
 def walk(index: int) -> bytes:
     return _ONE.pack(SHARD, 0, WALK, index)
+
+
+def store(number: int) -> bytes:
+    return _ONE.pack(SHARD, 0, STORE, number)
+
+
+def store_secret(number: int) -> bytes:
+    return _ONE.pack(SHARD, 0, STORE_SECRET, number)
 
 
 def volume(number: int) -> bytes:

@@ -1,7 +1,8 @@
-"""Secrets are taken out of every stream, dump and log: private keys of authorities, and the values that tokens are checked against.  Pure.
+"""Secrets are taken out of every stream, dump and log: private keys of authorities, the values that tokens are checked against,
+and credentials and keys of stores.  Pure.
 
 The replicated log carries them, since every voter must be able to lead; a reader of the log as a stream of changes gets entries in which
-these fields are empty.  Entries are decoded only if they hold a byte pair that such a command begins with.
+these fields are empty.  Entries are decoded only if they hold the bytes that such a command begins with.
 
 A copy of a store that leaves this node (a checkpoint) is a file of pages, so its secrets are overwritten with zero bytes of the same
 length while it is written (`Eraser`), and the rows are emptied when a node is made from it (`empty_erased`).  The hash of a join token
@@ -16,13 +17,13 @@ import msgspec
 from msgspec.structs import replace
 
 from awsomefsd.base.codec import encode
-from awsomefsd.meta.api.commands import AnyCommand, PutCa, PutToken, RepairRows, entry_decode
+from awsomefsd.meta.api.commands import AddStore, AnyCommand, PutCa, PutToken, RepairRows, SetStore, entry_decode
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.row_codecs import SECRET_KINDS
 from awsomefsd.meta.state.txn import Txn
 
-_TAGS = bytes(kind.__struct_config__.tag for kind in (RepairRows, PutToken, PutCa))  # type: ignore[misc]
-_PERHAPS = re.compile(b"[\x90-\x9f][" + re.escape(_TAGS) + b"]").search  # an array of fields, and the tag
+_TAGS = [encode(kind.__struct_config__.tag) for kind in (RepairRows, PutToken, PutCa, AddStore, SetStore)]
+_PERHAPS = re.compile(b"[\x90-\x9f](?:" + b"|".join(map(re.escape, _TAGS)) + b")").search  # an array of fields, and the tag
 
 
 def hidden(raw: bytes) -> bytes:
@@ -43,6 +44,10 @@ def without_secrets(command: AnyCommand) -> AnyCommand:
         return replace(command, key="")
     if isinstance(command, PutToken):
         return replace(command, verifier=b"")
+    if isinstance(command, AddStore):
+        return replace(command, secret=b"")
+    if isinstance(command, SetStore):
+        return replace(command, secret=None if command.secret is None else b"")
     if isinstance(command, RepairRows):
         return replace(command, puts=[(key, b"" if _secret(key) else value) for key, value in command.puts])
     return command
@@ -69,6 +74,11 @@ def erasures(txn: Txn) -> dict[bytes, bytes]:
         if token.kind == "founding" and (secret := token.verifier):
             token.verifier = bytes(len(secret))
             found |= {raw: rows.TOKEN.dumps(token), secret: bytes(len(secret))}
+    for _, raw in txn.scan(*keys.kind_range(0, keys.STORE_SECRET)):
+        kept = rows.STORE_SECRET.loads(raw)
+        if secret := kept.secret:
+            kept.secret = bytes(len(secret))
+            found |= {raw: rows.STORE_SECRET.dumps(kept), secret: bytes(len(secret))}
     assert all(len(old) == len(new) for old, new in found.items()), "a row without its secret has another length"
     return found
 
@@ -114,3 +124,8 @@ def empty_erased(txn: Txn) -> None:
         if token.verifier and not any(token.verifier):
             token.verifier = b""
             txn.put(key, rows.TOKEN.dumps(token))
+    for key, raw in list(txn.scan(*keys.kind_range(0, keys.STORE_SECRET))):
+        kept = rows.STORE_SECRET.loads(raw)
+        if kept.secret and not any(kept.secret):
+            kept.secret = b""
+            txn.put(key, rows.STORE_SECRET.dumps(kept))

@@ -39,6 +39,8 @@ CODEC_OF: dict[int, Sealed] = {
     keys.STRIPE: rows.STRIPE,
     keys.POOL: rows.POOL,
     keys.WALK: rows.WALK,
+    keys.STORE: rows.STORE,
+    keys.STORE_SECRET: rows.STORE_SECRET,
     keys.REAP: rows.REAP,
     keys.CSI_VOLUME: rows.CSI_VOLUME,
     keys.CSI_NAME: rows.CSI_NAME,
@@ -63,6 +65,8 @@ OWN_KEY: dict[int, Callable[[Any], bytes]] = {
     keys.TOKEN: lambda row: keys.token(row.id),
     keys.CA: lambda row: keys.ca(row.id),
     keys.DEVICE_ERA: lambda row: keys.device_era(row.uuid),
+    keys.STORE: lambda row: keys.store(row.store),
+    keys.STORE_SECRET: lambda row: keys.store_secret(row.store),
 }
 
-SECRET_KINDS = frozenset({keys.TOKEN, keys.CA})  # rows that no dump, stream or log shows
+SECRET_KINDS = frozenset({keys.TOKEN, keys.CA, keys.STORE_SECRET})  # rows that no dump, stream or log shows

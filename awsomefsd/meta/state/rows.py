@@ -14,7 +14,7 @@ from crc32c import crc32c
 from msgspec import Struct, structs
 
 from awsomefsd.base.codec import Sealed, encode, pack_seal, seal
-from awsomefsd.base.types import FIRST_COOKIE, Lock, Redundancy, SegmentBay
+from awsomefsd.base.types import FIRST_COOKIE, Lock, Redundancy, SegmentBay, StoreOptions
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.raft.membership import Membership
 
@@ -476,6 +476,30 @@ class CaRow(Row):
         return f"CaRow({self.id!r}, {self.state!r}, …)"
 
 
+class StoreRow(Row):
+    """A store of objects; types.StoreInfo says what its fields are."""
+
+    store: int
+    name: str
+    url: str
+    state: int
+    era: str
+    era_number: int
+    created_ns: int
+    changed: int
+    options: StoreOptions
+
+
+class StoreSecretRow(Row):
+    """Credentials and keys of a store, veiled (tier/store_secret.py)."""
+
+    store: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"StoreSecretRow({self.store}, …)"
+
+
 class CsiVolumeRow(Row):
     """A volume that an orchestrator asked for.  `own`: the volume was made for it alone; else it is the directory `path` of a volume."""
 
@@ -591,6 +615,8 @@ LEASE = Sealed(LeaseRow)
 NODE = _SealedShort(NodeRow, "segments")
 TOKEN = Sealed(TokenRow)
 CA = Sealed(CaRow)
+STORE = Sealed(StoreRow)
+STORE_SECRET = Sealed(StoreSecretRow)
 CSI_VOLUME = Sealed(CsiVolumeRow)
 CSI_NAME = Sealed(CsiNameRow)
 CLAIM = Sealed(ClaimRow)

@@ -17,7 +17,19 @@ import pytest
 from awsomefsd.base.codec import Sealed, seal
 from awsomefsd.base.errors import Corrupt, FormatTooNew
 from awsomefsd.base.limits import OP_RECORD_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
-from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, BAY_PARITY, BAY_STALE, Attr, Extent, Lock, Redundancy, SegmentBay, SegmentProgress
+from awsomefsd.base.types import (
+    BAY_COPYING,
+    BAY_MIRROR,
+    BAY_PARITY,
+    BAY_STALE,
+    Attr,
+    Extent,
+    Lock,
+    Redundancy,
+    SegmentBay,
+    SegmentProgress,
+    StoreOptions,
+)
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.raft.membership import Member, Membership
@@ -36,6 +48,7 @@ MEMBERSHIP = Membership([Member("node", "journal", True, "host:1"), Member("next
 WANT = Redundancy(3, 2, 4, parities=2, spread=1, device_class="ssd", quorum=True)
 
 UUID = "0190c1a2-0000-4000-8000-000000000001"
+STORE_OPTIONS = StoreOptions(300_000, 86_400_000, "https://host:1", "mars-1", "kept", "pem", "http://host:2", True)
 
 COMMANDS: list[c.Command] = [
     c.Init("cluster", 1),
@@ -125,6 +138,10 @@ COMMANDS: list[c.Command] = [
     c.SetSegmentServer("node", "host:7442"),
     c.SetPool(1, 64 << 20, 600_000, 4),
     c.BaysWrong("node", 1, [(2, 3)]),
+    c.AddStore("cold", "s3://bucket/prefix", UUID, STORE_OPTIONS, b"veiled"),
+    c.StoreReady(1, 2, 3),
+    c.SetStore(1, 2, STORE_OPTIONS, b"veiled"),
+    c.DetachStore(1),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
@@ -189,6 +206,8 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.XATTR, rows.XattrRow(b"value", 6)),
     (rows.SHELF, rows.ShelfRow(1, 2)),
     (rows.LOCKS, rows.LocksRow([LOCK])),
+    (rows.STORE, rows.StoreRow(1, "cold", "s3://bucket/prefix", 1, UUID, 2, 3, 4, STORE_OPTIONS)),
+    (rows.STORE_SECRET, rows.StoreSecretRow(1, b"veiled")),
     (rows.CSI_VOLUME, rows.CsiVolumeRow(UUID, "pvc", 1, "path", True, 2, True, [("a", "b")])),
     (rows.CSI_NAME, rows.CsiNameRow(UUID)),
     (rows.CLAIM, rows.ClaimRow(1, "path", "node", "boot", 2, True, True, True)),
@@ -246,6 +265,8 @@ KEYS: dict[str, bytes] = {
     "stripe": keys.stripe(2),
     "pool": keys.pool(1),
     "walk": keys.walk(6),
+    "store": keys.store(1),
+    "store_secret": keys.store_secret(1),
     "node": keys.node("node"),
     "token": keys.token("token"),
     "ca": keys.ca("ca"),
@@ -403,7 +424,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 50
+    assert len(set(kinds)) == len(kinds) == 52
 
 
 def test_keys_read_back() -> None:

@@ -101,6 +101,7 @@ from awsomefsd.meta.api.commands.pools import (
 from awsomefsd.meta.api.commands.records import Apply, DecidedRecord, DelegatedCommand, GrantInodes, record_decode, record_encode
 from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
 from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
+from awsomefsd.meta.api.commands.stores import AddStore, DetachStore, SetStore, StoreReady
 from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetNames, SetVolume
 
 __all__ = [
@@ -130,6 +131,7 @@ __all__ = [
     "AddDevice",
     "AddNode",
     "AddPoolDevice",
+    "AddStore",
     "AdoptSegments",
     "AdvanceReader",
     "AnyCommand",
@@ -150,6 +152,7 @@ __all__ = [
     "DelegatedCommand",
     "DeleteVolume",
     "DescribeNode",
+    "DetachStore",
     "DrainDevice",
     "Draw",
     "DropBays",
@@ -209,8 +212,10 @@ __all__ = [
     "SetPool",
     "SetRedundancy",
     "SetSegmentServer",
+    "SetStore",
     "SetVolume",
     "SetXattr",
+    "StoreReady",
     "Tmpfile",
     "Unlink",
     "WriteData",
@@ -237,7 +242,7 @@ AnyCommand = Union[
     OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
-    SetSegmentServer, SetPool, BaysWrong,
+    SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore,
 ]  # fmt: skip
 
 

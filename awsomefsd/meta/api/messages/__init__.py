@@ -69,6 +69,7 @@ from awsomefsd.meta.api.messages.sessions import (
     SessionOpened,
     Sessions,
 )
+from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores, Stores, VeiledSecret
 from awsomefsd.meta.api.messages.volumes import Devices, GetDevices, GetVolumes, Made, Volumes
 
 __all__ = [
@@ -164,7 +165,7 @@ Body = Union[
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
     GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows, GetBays,
-    GetPool, GetNeeds, GetStaleBays,
+    GetPool, GetNeeds, GetStaleBays, ListStores, GetStoreSecret,
 ]  # fmt: skip
 
 
@@ -181,6 +182,7 @@ Reply = Union[
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
     Inodes, Contested, Checkpoints, FoundRows,
     Applied, InodesGranted, SessionGoesOn, Bays, BaysLeased, Pool, NeedsFound, StaleBays,
+    Stores, VeiledSecret,
 ]  # fmt: skip
 
 

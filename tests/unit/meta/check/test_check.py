@@ -8,9 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.codec import Sealed
-from awsomefsd.base.types import BAY_MIRROR, FIRST_COOKIE, SEGMENT_FREE, SEGMENT_METADATA, SEGMENT_SEALED, Lock, Redundancy, SegmentBay
+from awsomefsd.base.types import (
+    BAY_MIRROR,
+    FIRST_COOKIE,
+    SEGMENT_FREE,
+    SEGMENT_METADATA,
+    SEGMENT_SEALED,
+    Lock,
+    Redundancy,
+    SegmentBay,
+    StoreOptions,
+)
 from awsomefsd.meta.api import acl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.check.check import check
@@ -120,6 +131,14 @@ def end_session(ground: Ground) -> None:
 
 
 NAMED = [(acl.USER_OBJ, 6, 0), (acl.USER, 7, 5), (acl.GROUP_OBJ, 4, 0), (acl.MASK, 4, 0), (acl.OTHER, 4, 0)]
+STORE = rows.StoreRow(1, "cold", "s3://bucket", 0, "era", 0, 1, 1, StoreOptions(300_000, 86_400_000))
+
+
+def stores(ground: Ground, *found: rows.StoreRow) -> None:
+    for row in found:
+        ground.txn.put(keys.store(row.store), rows.STORE.dumps(row))
+
+
 def in_bays(ground: Ground, state: int = SEGMENT_FREE, **fields: Any) -> None:
     """A segment in a bay of device 1, which is in a pool."""
     ground.change(keys.device(1), rows.DEVICE, pool=1, host="h")
@@ -253,6 +272,10 @@ PLANTS: list[tuple[str, Plant]] = [
     ("bay-index", lambda g: g.txn.put(keys.bay(1, 2), rows.BAY.dumps(rows.BayRow(99, 1, 1)))),
     ("need", lambda g: g.txn.put(keys.need(1, 2), rows.NEED.dumps(rows.NeedRow(1, 1)))),
     *zip(_POOL_KINDS, IN_POOLS, strict=True),
+    ("store", lambda g: stores(g, replace(STORE, state=1))),
+    ("store", lambda g: stores(g, replace(STORE, changed=1 << 40))),
+    ("store-name", lambda g: stores(g, STORE, replace(STORE, store=2, changed=2, name="other"))),
+    ("store-secret", lambda g: g.txn.put(keys.store_secret(1), rows.STORE_SECRET.dumps(rows.StoreSecretRow(1, b"x")))),
     ("reader-count", lambda g: g.remove(keys.reader("reader"))),
     (
         "stale-tombstone",
