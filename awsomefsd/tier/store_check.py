@@ -44,25 +44,29 @@ def check_store(
     store: ObjectStore,
     cluster: UUID | None = None,
     *,
+    owned: bool = False,
+    told: Callable[[StoreFinding], object] = lambda _finding: None,
     large_bytes: int = LARGE_BYTES,
     now: Callable[[], float] = time.time,
     pause: Callable[[float], object] = time.sleep,
 ) -> list[StoreFinding]:
     """Returns what was found, in the order in which it was tried; the last are missing where a step showed that no other can go well.
 
-    `cluster`: whose the prefix may be; None for one that is to be unused.  Takes as long as `large_bytes` take twice, and up to twice
+    `cluster`: whose the prefix may be; None for one that is to be unused.  `owned`: it has to be the cluster's already.  `told` is given
+    each finding when there is one.  Takes as long as `large_bytes` take twice, and up to twice
     VISIBLE_S for a store that shows changes late.  Raises nothing of a store.
     """
-    made = _Check(store, cluster, large_bytes, now, pause)
+    made = _Check(store, cluster, owned, told, large_bytes, now, pause)
     made.run()
     return made.findings
 
 
 class _Check:
     def __init__(
-        self, store: ObjectStore, cluster: UUID | None, large_bytes: int, now: Callable[[], float], pause: Callable[[float], object]
-    ) -> None:
-        self._store, self._cluster, self._now, self._pause = store, cluster, now, pause
+        self, store: ObjectStore, cluster: UUID | None, owned: bool, told: Callable[[StoreFinding], object], large_bytes: int,
+        now: Callable[[], float], pause: Callable[[float], object],
+    ) -> None:  # fmt: skip
+        self._store, self._cluster, self._owned, self._told, self._now, self._pause = store, cluster, owned, told, now, pause
         self._large_bytes = large_bytes
         self._room = f"check-{secrets.token_hex(16)}"
         self._small = os.urandom(SMALL_BYTES)
@@ -91,12 +95,16 @@ class _Check:
 
     def _found(self, tried: str, level: str, words: str) -> None:
         self.findings.append(StoreFinding(tried, level, words))
+        self._told(self.findings[-1])
 
     def _marker(self) -> None:
         try:
             marker = owner(self._store)
         except ObjectMissing:
-            self._found("marker", OK if self._cluster is None else NOTE, "the prefix is unused")
+            if self._owned:
+                self._found("marker", BAD, "its marker is gone: it was emptied, or is another store; nothing is read, sent or deleted")
+            else:
+                self._found("marker", OK, "the prefix is unused")
             return
         except StoreRefused as err:
             self._found("marker", BAD, f"{err}; where nothing is there yet: {LISTING}")

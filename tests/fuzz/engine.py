@@ -48,7 +48,9 @@ PARTS: dict[str, tuple[str, list[str]]] = {
     ),
     "segment records": ("formats", ["io.transport.link", "io.transport.messages", "io.transport.records", "io.transport.seal"]),
     "objects": (
-        "formats", ["tier.names", "tier.object_format", "tier.sealing", "tier.segment_object", "io.segment.frame", "io.segment.footer"],
+        "formats",
+        ["tier.names", "tier.object_format", "tier.sealing", "tier.segment_object", "tier.store_secret", "io.segment.frame",
+         "io.segment.footer"],
     ),
     "commands": ("requests", ["meta.api.bounds", "meta.machine.machine"]),
     "frames": ("requests", ["base.frames", "keeper.wire", "keeper.mount", "meta.api.bounds", "meta.voter.peer_messages"]),

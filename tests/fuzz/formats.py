@@ -30,7 +30,8 @@ from awsomefsd.meta.replica.store import IDENTITY
 from awsomefsd.meta.state import rows
 from awsomefsd.meta.voter import ports
 from awsomefsd.repl.cursor import CURSOR
-from awsomefsd.tier import object_format, segment_object
+from awsomefsd.tier import object_format, segment_object, store_secret
+from awsomefsd.tier.credentials import Credentials
 from awsomefsd.tier.names import BatchName, EraName, PieceName, SegmentName, parse
 from awsomefsd.tier.sealing import LogSeal
 from tests.fuzz.target import Target
@@ -423,11 +424,17 @@ def object_seeds() -> list[bytes]:
     parts = [bytes([at, good]) + raw for at, raw in enumerate(fixed) for good in (0, 1)]
     names = [EraName(cluster, 1), OBJECT, PieceName(cluster, cluster, 1, bytes(16), 0), BatchName(cluster, cluster, 1, 0)]
     log = LogSeal(SECRET, cluster, cluster).seal("name", object_format.BATCH, b"body")
-    return [*parts, *(b"\4\0" + str(name).encode() for name in names), b"\5\0" + data[:600], b"\5\1" + data[:600], b"\6\0" + log]
+    secrets = [store_secret.StoreSecret(Credentials("AK", "secret", "token"), SECRET, 1), store_secret.StoreSecret(None, SECRET, 1)]
+    veiled = [store_secret.veil(secret, bytes(store_secret.NONCE_BYTES)) for secret in secrets]
+    named = [b"\4\0" + str(name).encode() for name in names]
+    return [*parts, *named, b"\5\0" + data[:600], b"\5\1" + data[:600], b"\6\0" + log, *(b"\7\0" + raw for raw in veiled)]
 
 
 def object_run() -> Callable[[bytes], None]:
-    """0 to 3: a fixed part (second byte: its checksum is made right), 4: a name, 5: what a segment holds, 6: a sealed part of the log."""
+    """0 to 3: a fixed part (second byte: its checksum is made right), 4: a name, 5: what a segment holds, 6: a sealed part of the log,
+
+    7: the secret of a store.
+    """
     log = LogSeal(SECRET, ObjectUuid(UUID), ObjectUuid(UUID))
 
     def fixed(which: int, raw: bytes, good: bool) -> None:
@@ -448,10 +455,17 @@ def object_run() -> Callable[[bytes], None]:
         made = segment_object.finish(memoryview(buffer), len(raw), content, OBJECT, 1)
         segment_object.judge_whole(memoryview(buffer)[:made], OBJECT)
 
+    def secret_of(raw: bytes, good: bool) -> None:
+        if good:  # its checksum is made right
+            body = store_secret._masked(raw[:16], raw[16:])[4:]
+            raw = raw[:16] + store_secret._masked(raw[:16], struct.pack("<I", crc32c(body)) + body)
+        found = store_secret.unveil(raw)
+        assert store_secret.unveil(store_secret.veil(found)) == found
+
     def run(data: bytes) -> None:
         if len(data) < 2:
             return
-        kind, good, raw = data[0] % 7, bool(data[1] & 1), data[2:]
+        kind, good, raw = data[0] % 8, bool(data[1] & 1), data[2:]
         try:
             if kind < len(FIXED):
                 fixed(kind, raw, good)
@@ -459,6 +473,8 @@ def object_run() -> Callable[[bytes], None]:
                 assert str(parse(text := raw.decode(errors="surrogateescape"))) == text
             elif kind == 5:
                 segment_of(raw, good)
+            elif kind == 7:
+                secret_of(raw, good)
             else:
                 assert log.open("name", raw) == (object_format.BATCH, b"body"), "a body that was never sealed"
         except (Corrupt, FormatTooNew):
