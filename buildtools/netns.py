@@ -73,6 +73,10 @@ class Network:
         """What stands before a command that shall run there."""
         return [str(_which("nsenter")), f"--net={NAMES / self.namespace(machine)}"]
 
+    def hub(self) -> Path:
+        """The file of the namespace of the bridge, which has GATEWAY and reaches all machines."""
+        return NAMES / self._hub
+
     def entering_hub(self) -> list[str]:
         """As `entering`, for the namespace of the bridge, which has GATEWAY."""
         return [str(_which("nsenter")), f"--net={NAMES / self._hub}"]

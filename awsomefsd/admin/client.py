@@ -81,6 +81,13 @@ class AdminClient:
         except grpc.RpcError as failure:
             raise self._explained(failure, 0) from None
 
+    def store_work(self, rpc: str, **fields: Any) -> Iterator[Any]:
+        """Yields what AddStore or CheckStore tells (pb.StoreProgress); blocks as long as a slow store takes.  Raises as `call`."""
+        try:
+            yield from getattr(self._stub, rpc)(getattr(admin_pb2, f"{rpc}Request")(**fields))
+        except grpc.RpcError as failure:
+            raise self._explained(failure, 0) from None
+
     def probe(self) -> None:
         """Returns if the daemon serves; raises Unavailable if not, or if it does not answer within PROBE_S."""
         try:

@@ -68,6 +68,8 @@ COMMANDS = {
 }
 UNFINISHED = {  # in no list and no help: what they are part of is not complete
     "segments": ("processes.segments:segments", "Serve this node's devices of pools."),
+    "store": ("objects.store:store", "Add, list, change, check and detach stores of objects."),
+    "store-work": ("objects.store_work:store_work", "Do a job at a store (run by the daemon)."),
 }
 HELP = """Turn the storage of Linux machines into one POSIX filesystem.
 

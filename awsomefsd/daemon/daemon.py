@@ -273,10 +273,12 @@ class Daemon:
         from awsomefsd.admin.mount_service import MountRpcs
         from awsomefsd.admin.observe_service import ObserveRpcs
         from awsomefsd.admin.service import AdminService
+        from awsomefsd.admin.store_service import StoreRpcs
         from awsomefsd.admin.stream_service import StreamRpcs
         from awsomefsd.admin.streams import Streams
         from awsomefsd.admin.ui_service import UiRpcs
         from awsomefsd.admin.volume_service import VolumeRpcs
+        from awsomefsd.node.stores import StoreCatalog
 
         settings, cluster = self.settings, self.node.cluster
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.access.ask, self.metadata.copy_store)
@@ -291,6 +293,7 @@ class Daemon:
             StreamRpcs(Streams(settings.state_dir / "readers", cluster, self.access.ask), stopping),
             ObserveRpcs(self.catalog, self.figures.samples, stopping),
             UiRpcs(page.login),
+            StoreRpcs(StoreCatalog(self.catalog, cluster)),
         )
 
     def _serve_csi(self) -> CsiServer | None:

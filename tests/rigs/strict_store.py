@@ -17,6 +17,7 @@ A test gives it faults by `fail(kind, method, times)`; each hits the next reques
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import hmac
 import http.server
@@ -27,19 +28,24 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 KEY_ID, SECRET = "AKTESTKEY", "test/secret+of-a-store"
 REGION = "us-east-1"
 SKEW_S = 900
+CLONE_NEWNET = 0x40000000
 PAGE = b"<html><body>Please sign in</body></html>"
 
 
 class StrictStore:
     """`objects`: what it holds, by bucket/name.  `requests`: method and path of each request that came."""
 
-    def __init__(self, bucket: str = "bucket", context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, bucket: str = "bucket", context: ssl.SSLContext | None = None, host: str = "", namespace: Path | None = None
+    ) -> None:
+        """`host`: an address to listen at, "" this machine's own; `namespace`: of the network where that is."""
         self.bucket = bucket
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -55,10 +61,10 @@ class StrictStore:
         self._faults: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _in_namespace(namespace, lambda: _Server((host or "127.0.0.1", 0), _handler(self)))
         if context is not None:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.endpoint = f"http{'s' if context else ''}://localhost:{self._server.server_port}"
+        self.endpoint = f"http{'s' if context else ''}://{host or 'localhost'}:{self._server.server_port}"
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)
         self._thread.start()
 
@@ -113,6 +119,23 @@ def strict_store(**options: Any) -> Iterator[StrictStore]:
     finally:
         store.close()
     assert not store.violations, store.violations
+
+
+def _in_namespace(namespace: Path | None, make: Callable[[], _Server]) -> _Server:
+    """A socket belongs to the network namespace of the thread that makes it, for its life."""
+    made: list[_Server] = []
+
+    def enter() -> None:
+        if namespace is not None:
+            with namespace.open() as file:
+                if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), str(namespace))
+        made.append(make())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -1068,3 +1068,131 @@ class Figure(_message.Message):
     labels: _containers.ScalarMap[str, str]
     value: float
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., value: _Optional[float] = ...) -> None: ...
+
+class StoreSettings(_message.Message):
+    __slots__ = ("endpoint", "region", "ca", "proxy", "rpo_ms", "keep_ms", "sealed", "role", "keys")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    PROXY_FIELD_NUMBER: _ClassVar[int]
+    RPO_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    region: str
+    ca: str
+    proxy: str
+    rpo_ms: int
+    keep_ms: int
+    sealed: bool
+    role: bool
+    keys: StoreKeys
+    def __init__(self, endpoint: _Optional[str] = ..., region: _Optional[str] = ..., ca: _Optional[str] = ..., proxy: _Optional[str] = ..., rpo_ms: _Optional[int] = ..., keep_ms: _Optional[int] = ..., sealed: _Optional[bool] = ..., role: _Optional[bool] = ..., keys: _Optional[_Union[StoreKeys, _Mapping]] = ...) -> None: ...
+
+class StoreKeys(_message.Message):
+    __slots__ = ("key_id", "secret", "token")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    secret: str
+    token: str
+    def __init__(self, key_id: _Optional[str] = ..., secret: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class AddStoreRequest(_message.Message):
+    __slots__ = ("name", "url", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    url: str
+    settings: StoreSettings
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., settings: _Optional[_Union[StoreSettings, _Mapping]] = ...) -> None: ...
+
+class SetStoreRequest(_message.Message):
+    __slots__ = ("name", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: StoreSettings
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[StoreSettings, _Mapping]] = ...) -> None: ...
+
+class CheckStoreRequest(_message.Message):
+    __slots__ = ("name", "url", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    url: str
+    settings: StoreSettings
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., settings: _Optional[_Union[StoreSettings, _Mapping]] = ...) -> None: ...
+
+class DetachStoreRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListStoresRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListStoresReply(_message.Message):
+    __slots__ = ("stores",)
+    STORES_FIELD_NUMBER: _ClassVar[int]
+    stores: _containers.RepeatedCompositeFieldContainer[Store]
+    def __init__(self, stores: _Optional[_Iterable[_Union[Store, _Mapping]]] = ...) -> None: ...
+
+class StoreProgress(_message.Message):
+    __slots__ = ("finding", "store")
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    finding: StoreFinding
+    store: Store
+    def __init__(self, finding: _Optional[_Union[StoreFinding, _Mapping]] = ..., store: _Optional[_Union[Store, _Mapping]] = ...) -> None: ...
+
+class StoreFinding(_message.Message):
+    __slots__ = ("tried", "level", "words")
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    tried: str
+    level: str
+    words: str
+    def __init__(self, tried: _Optional[str] = ..., level: _Optional[str] = ..., words: _Optional[str] = ...) -> None: ...
+
+class Store(_message.Message):
+    __slots__ = ("name", "url", "state", "endpoint", "region", "credentials", "ca", "proxy", "sealed", "rpo_ms", "keep_ms", "era", "era_number", "created_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    PROXY_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    RPO_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    ERA_FIELD_NUMBER: _ClassVar[int]
+    ERA_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    url: str
+    state: str
+    endpoint: str
+    region: str
+    credentials: str
+    ca: str
+    proxy: str
+    sealed: bool
+    rpo_ms: int
+    keep_ms: int
+    era: str
+    era_number: int
+    created_ns: int
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., state: _Optional[str] = ..., endpoint: _Optional[str] = ..., region: _Optional[str] = ..., credentials: _Optional[str] = ..., ca: _Optional[str] = ..., proxy: _Optional[str] = ..., sealed: _Optional[bool] = ..., rpo_ms: _Optional[int] = ..., keep_ms: _Optional[int] = ..., era: _Optional[str] = ..., era_number: _Optional[int] = ..., created_ns: _Optional[int] = ...) -> None: ...

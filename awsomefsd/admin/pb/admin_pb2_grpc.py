@@ -239,6 +239,31 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.FromString,
                 _registered_method=True)
+        self.AddStore = channel.unary_stream(
+                '/awsomefsd.admin.v1.Admin/AddStore',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.AddStoreRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.FromString,
+                _registered_method=True)
+        self.ListStores = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListStores',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresReply.FromString,
+                _registered_method=True)
+        self.SetStore = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/SetStore',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetStoreRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
+                _registered_method=True)
+        self.CheckStore = channel.unary_stream(
+                '/awsomefsd.admin.v1.Admin/CheckStore',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.FromString,
+                _registered_method=True)
+        self.DetachStore = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/DetachStore',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -520,6 +545,41 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddStore(self, request, context):
+        """Stores of objects (unfinished: refused by clusters but those of tests).  AddStore checks a store first, tells what it finds, and last
+        the store; FAILED_PRECONDITION where it cannot be one, or is another cluster's.  It goes on with one that was begun and not finished.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStores(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetStore(self, request, context):
+        """Options that are not there stay as they are.  What would be reached in another way is asked first whether it is the same store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckStore(self, request, context):
+        """Tries one that the cluster has (`name`), or another one (`url`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachStore(self, request, context):
+        """The cluster forgets it; what lies there stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -727,6 +787,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.MakeUiLogin,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.SerializeToString,
+            ),
+            'AddStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.AddStore,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.AddStoreRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.SerializeToString,
+            ),
+            'ListStores': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStores,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresReply.SerializeToString,
+            ),
+            'SetStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStore,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetStoreRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CheckStoreRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.SerializeToString,
+            ),
+            'DetachStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachStore,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1836,6 +1921,141 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/MakeUiLogin',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.MakeUiLoginReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/AddStore',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.AddStoreRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListStores',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListStoresReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/SetStore',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetStoreRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/CheckStore',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CheckStoreRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.StoreProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/DetachStore',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
             options,
             channel_credentials,
             insecure,
