@@ -30,6 +30,7 @@ from awsomefsd.tier.store import CHUNK_BYTES, Suffix, Tries, check_name, deadlin
 from awsomefsd.tier.store_url import DIRECTORY, StoreUrl
 
 STUCK_MAX = 8
+INTERRUPTED_S = 10  # for a call whose caller was interrupted
 DURABLE_MAX = 4_096  # directories that are remembered
 TEMPORARY = "tmp"
 TEMPORARY_KEPT_S = 24 * 3_600
@@ -206,8 +207,17 @@ class DirectoryStore:
                     self._left_behind -= call.left
                     done.set()
 
-        threading.Thread(target=run, name="directory store", daemon=True).start()
-        if not done.wait(self._seconds_for(length)) and self._leave(call, done):
+        thread = threading.Thread(target=run, name="directory store", daemon=True)
+        try:
+            thread.start()
+            ended = done.wait(self._seconds_for(length))
+        except RuntimeError:
+            raise  # no thread can be started
+        except BaseException:  # a signal: whoever removes what was put now must find all of it
+            self._leave(call, done)
+            done.wait(INTERRUPTED_S)
+            raise
+        if not ended and self._leave(call, done):
             raise StoreSlow(f"{what}: no end within {self._seconds_for(length):.0f} s")
         if wrong:
             raise _sorted(wrong[0], what) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from awsomefsd.io.device.checksum import Bytes
 from awsomefsd.tier import directory_store
 from awsomefsd.tier.directory_store import STUCK_MAX, DirectoryStore
 from awsomefsd.tier.errors import ObjectDamaged, ObjectMissing, ObjectUnnamed, StoreDown, StoreForeign, StoreRefused, StoreSlow
@@ -231,3 +233,34 @@ def test_many_at_once_put_each_object_whole(root: Path, seed: int) -> None:
     for thread in threads:
         thread.join(60)
     assert files(root) == bodies
+
+
+class Interrupted(BaseException):
+    """What a signal raises."""
+
+
+def test_what_a_signal_interrupts_has_no_effect_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that is ended removes what it has put; a PUT that goes on behind its back would stay."""
+    interrupted = threading.Event()
+    write = directory_store._write
+
+    def handler(*_: object) -> None:
+        interrupted.set()
+        raise Interrupted
+
+    def slow(fd: int, body: Bytes) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert interrupted.wait(60)
+        write(fd, body)
+
+    monkeypatch.setattr(directory_store, "_write", slow)
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with pytest.raises(Interrupted):
+            DirectoryStore(parse_store_url(str(tmp_path))).put("a/x", b"abc")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    for thread in threading.enumerate():
+        if thread.name == "directory store":
+            thread.join(60)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
