@@ -37,6 +37,7 @@ from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.health import figures as described
 from awsomefsd.node.health import join_token, rules
 from awsomefsd.node.health.codes import CODES, INFO, HealthFinding
+from awsomefsd.node.health.stopped_workers import is_stopped
 from awsomefsd.node.maintenance.scrub import FAILED, ScrubProgress
 from awsomefsd.node.mounts import SERVING, Mounts
 
@@ -162,6 +163,7 @@ class NodeStatus:
             quarantined_of=sorted({view.name(one.node) for one in ended}),
             alone_ms=dict(self._of_the_leader(view, lambda: self._catalog.ask(GetSightings()).alone_ms.items())),
             workers=list(self._workers_over_budget(mounts, reports)),
+            stopped=[(mount.directory, mount.worker_pid) for mount in mounts if mount.state == SERVING and is_stopped(mount.worker_pid)],
             diverged=[mount.directory for mount in mounts if reports.get(int(mount.mount, 16), {}).get("names_diverged")],
             host=self._host_problem(),
             segment_server=report.gone if report is not None else "",

@@ -28,6 +28,7 @@ from awsomefsd.keeper import mount_syscalls
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.node.health.rules import MAP_FULL_PERCENT, QUARANTINE_PERCENT, VOTER_LAG_MAX
+from buildtools import procs
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT
@@ -358,6 +359,9 @@ def test_a_worker_that_hangs(cluster: Cluster) -> None:
     pid = node.pid("worker")
     os.kill(pid, signal.SIGSTOP)
     try:
+        await_true("a stopped worker", lambda: procs.state(pid) == "T", WAIT_S)
+        told = [one for one in node.ask("status", accept=(3,))["health"] if one["code"] == "MOUNT_HUNG"]
+        assert len(told) == 1 and str(node.mountpoint) in told[0]["what"] and f"kill -CONT {pid}" in told[0]["fix"], told
         seen(node, "MOUNT_HUNG", str(node.mountpoint), f"(pid {pid}) is stopped", fix=f"kill -CONT {pid}")
     finally:
         os.kill(pid, signal.SIGCONT)

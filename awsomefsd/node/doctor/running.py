@@ -18,6 +18,7 @@ from awsomefsd.keeper.client import KeeperClient
 from awsomefsd.node import silent_paths
 from awsomefsd.node.doctor.network import PeerNode
 from awsomefsd.node.health.codes import HealthFinding
+from awsomefsd.node.health.stopped_workers import is_stopped
 
 RESTARTS_MANY = 3
 LOOK_S = 3.0
@@ -113,13 +114,14 @@ def orphans(status: Answer | None) -> Iterator[HealthFinding]:
 def hung(status: Answer | None, proc: Path = Path("/proc")) -> Iterator[HealthFinding]:
     """Yields mounts of this node that are served, and do not answer within LOOK_S.
 
-    Without a leader they may wait for one, and that is the finding.  Those that this mount namespace does not have are not asked.
+    Without a leader they may wait for one, and that is the finding.  Those that this mount namespace does not have are not asked, nor those
+    whose workers are stopped: the daemon says that.
     """
     if status is None or not status["metadata"]["leader"]:
         return
     here = {entry.dir for entry in mount_syscalls.mounts() if entry.fstype == mount_syscalls.FSTYPE}
     served = {mount["directory"]: int(mount["worker_pid"]) for mount in status["mounts"] if mount["state"] == "serving"}
-    asked = served.keys() & here
+    asked = {place for place in served.keys() & here if not is_stopped(served[place], proc)}
     answers = silent_paths.errnos(os.statvfs, asked, LOOK_S)
     for directory in sorted(asked - answers.keys()):
         yield _silent(directory, served[directory], _process_state(proc, served[directory]))

@@ -202,6 +202,12 @@ _TABLE = (
     Code(
         "MOUNT_DEAD", ERROR, "no process serves a mount", "wait: the mount is being brought back; if it stays so, read its reason and log"
     ),
+    Code(
+        "MOUNT_HUNG",
+        ERROR,
+        "the process that serves a mount lives, and does not answer",
+        "run `kill -9 PID` for its worker: another one takes the mount over, and no open file ends",
+    ),
     Code("MOUNT_REFUSED", ERROR, "a mount answers EIO: this node was removed from its cluster", "run `awsomefsd umount DIR`"),
     Code("MOUNT_WAITS", WARNING, "a mount is not served yet", "wait; if it stays so, read its reason and log"),
     Code("DEVICE_MISSING", ERROR, "this node does not find a device", "connect it, then run `awsomefsd device add PATH`"),
@@ -409,13 +415,6 @@ _TABLE = (
         WARNING,
         "the worker of a mount ended unexpectedly again and again",
         "read the end of its log, and report it with `awsomefsd doctor --bundle FILE`",
-        True,
-    ),
-    Code(
-        "MOUNT_HUNG",
-        ERROR,
-        "the process that serves a mount lives, and does not answer",
-        "run `kill -9 PID` for its worker: another one takes the mount over, and no open file ends",
         True,
     ),
     Code("ORPHAN_MOUNT", WARNING, "no process serves a mount, and this node does not know it", "run `umount -l DIR`", True),

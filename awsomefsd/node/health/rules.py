@@ -75,6 +75,7 @@ class Facts(NamedTuple):
     quarantined_of: Sequence[str] = ()  # nodes, by name
     alone_ms: Mapping[str, int] = MappingProxyType({})  # shared devices that one node at most sees
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
+    stopped: Sequence[tuple[str, int]] = ()  # (directory, pid of its worker) of mounts whose workers were stopped by a signal
     diverged: Sequence[str] = ()  # directories of mounts whose decisions about names were refused
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
     segment_server: str = ""  # why other nodes do without this node's devices of pools
@@ -160,6 +161,9 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         yield HealthFinding(
             "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory; its budget (memory.worker) is {budget}"
         )
+    for directory, pid in facts.stopped:
+        what = f"the mount {directory} answers nothing: its worker (pid {pid}) is stopped by a signal"
+        yield HealthFinding("MOUNT_HUNG", what, f"run `kill -CONT {pid}`")
     for directory in facts.diverged:
         what = f"the mount {directory} and the cluster saw different names; see {node.state_dir}/conflicts"
         yield HealthFinding("NAMES_DIVERGED", what)

@@ -96,6 +96,7 @@ OF_NODE = [
 ]
 OF_FACTS = [
     ("WORKER_MEMORY", Facts(workers=[("/m", 9, 8)]), "/m uses 9"),
+    ("MOUNT_HUNG", Facts(stopped=[("/m", 7)]), "the mount /m answers nothing: its worker (pid 7) is stopped"),
     ("NAMES_DIVERGED", Facts(diverged=["/m"]), "the mount /m and the cluster saw different names; see /s/conflicts"),
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
     ("SEGMENT_SERVER_GONE", Facts(segment_server="nothing answers", served_devices=["/dev/a", "/dev/b"]), "/dev/a, /dev/b"),
