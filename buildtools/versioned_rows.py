@@ -24,7 +24,7 @@ DOORS = (DOOR, "meta/state/chapters.py")  # the second is for the first alone: w
 _KINDS = frozenset({"INODE", "DENTRY", "COOKIE", "EXTENT", "INLINE", "XATTR", "SHELF"})
 _KEYS = frozenset({
     "inode", "dentry", "cookie", "cookies_after", "extent", "extents_range", "inline", "xattr", "xattrs_range", "volume_range",
-    "VERSIONED", "HISTORY", "KEPT", "history", "history_of", "kept", "kept_of", "kept_range", "shelf", "shelf_of",
+    "VERSIONED", "HISTORY", "HISTORY_KINDS", "KEPT", "history", "history_of", "kept", "kept_of", "kept_range", "shelf", "shelf_of",
 })  # fmt: skip
 FENCED = {
     "awsomefsd.meta.state.keys": _KINDS | _KEYS,
@@ -44,6 +44,7 @@ ROOMS = {
 
 NAMES = frozenset({
     "meta/state/rows_cache.py:State.inode", "meta/state/rows_cache.py:State.save_inode", "meta/state/rows_cache.py:State.drop_inode",
+    "meta/state/rows_cache.py:State.save_same_inode", "meta/state/rows_cache.py:State._store",
     "meta/state/rows_cache.py:State.evict_volume",  # it forgets what is cached
     "meta/machine/held.py:<module>", "meta/machine/held.py:_name", "meta/machine/held.py:_xattr_keys",  # what a mount asks for
     "meta/machine/row_queries.py:<module>", "meta/machine/row_queries.py:_Answer.add",  # what it may ask for: stored rows of the head

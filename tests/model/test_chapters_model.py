@@ -79,20 +79,23 @@ class Chapters(RuleBasedStateMachine):
         self.copies: dict[int, dict[bytes, Any]] = {}  # snapshot -> what it has to show
 
     def chapter(self) -> Chapter:
-        return Chapter(self.now, max(self.copies, default=BEFORE_ALL))
+        return Chapter(self.now, max(self.copies, default=0))
 
     # --- steps ----------------------------------------------------------------------------------------------------------
     @rule(key=st.sampled_from(KEYS))
     def do_write(self, key: bytes) -> None:
         self.number += 1
         row, old = row_of(key, self.number), head_row(self.txn, key)
-        chapters.put(self.txn, self.chapter(), key, row)
+        chapters.keep(self.txn, self.chapter(), key, self.now)
+        row.chapter = self.now
+        self.txn.put(key, CODEC_OF[keys.kind_of(key)[2]].dumps(row))
         self._follow(key, old, row)
 
     @rule(key=st.sampled_from(KEYS))
     def do_remove(self, key: bytes) -> None:
         old = head_row(self.txn, key)
-        chapters.delete(self.txn, self.chapter(), key)
+        chapters.keep(self.txn, self.chapter(), key, self.now)
+        self.txn.delete(key)
         self._follow(key, old, None)
 
     def _follow(self, key: bytes, old: Any, row: Any) -> None:
@@ -143,7 +146,10 @@ class Chapters(RuleBasedStateMachine):
                 assert any(row.chapter <= at < until for at in self.copies), f"no snapshot sees {key.hex()} of [{row.chapter}, {until})"
                 wanted.add(keys.kept(key, until, row.chapter))
                 counts[until, row.chapter] += 1
-                sizes[until, row.chapter] += row.length if kind == keys.EXTENT else len(row.data) if kind == keys.INLINE else 0
+                if kind == keys.EXTENT and row.segment:
+                    sizes[until, row.chapter] += row.length
+                elif kind == keys.INLINE:
+                    sizes[until, row.chapter] += len(row.data)
         markers = {key for key, _ in self.txn.scan(*keys.kind_range(VOLUME, keys.KEPT))}
         assert markers == wanted
         shelves = {keys.shelf_of(key): rows.SHELF.loads(raw) for key, raw in self.txn.scan(*keys.kind_range(VOLUME, keys.SHELF))}
@@ -175,18 +181,8 @@ TestChapters.settings = MODEL
 
 
 # --- the same with one rule taken out -------------------------------------------------------------------------------------
-def _put_keeps_nothing(txn: Txn, chapter: Chapter, key: bytes, row: Any) -> None:
-    row.chapter = chapter.now
-    txn.put(key, CODEC_OF[keys.kind_of(key)[2]].dumps(row))
-
-
-def _put_leaves_the_chapter(txn: Txn, chapter: Chapter, key: bytes, row: Any) -> None:
-    chapters.keep(txn, chapter, key)
-    txn.put(key, CODEC_OF[keys.kind_of(key)[2]].dumps(row))
-
-
 def _keep_all(real: Callable[..., bool]) -> Callable[..., bool]:
-    return lambda txn, chapter, key: real(txn, Chapter(chapter.now, chapter.now - 1) if chapter.newest >= 0 else chapter, key)
+    return lambda txn, chapter, key, until: real(txn, Chapter(chapter.now, chapter.now - 1) if chapter.newest else chapter, key, until)
 
 
 def _value_of_any_chapter(txn: Txn, key: bytes, at: int) -> Any:
@@ -201,9 +197,10 @@ def _cleared_to_the_next(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 VARIANTS: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
-    "an overwrite keeps nothing": [("put", lambda real: _put_keeps_nothing)],
-    "a removal keeps nothing": [("delete", lambda real: lambda txn, chapter, key: txn.delete(key))],
-    "a new value has the chapter of the old one": [("put", lambda real: _put_leaves_the_chapter)],
+    "a change keeps nothing": [("keep", lambda real: lambda txn, chapter, key, until: False)],
+    "a name is not kept": [
+        ("keep", lambda real: lambda txn, chapter, key, until: keys.kind_of(key)[2] != keys.DENTRY and real(txn, chapter, key, until)),
+    ],
     "what no snapshot sees is kept": [("keep", _keep_all)],
     "a snapshot sees what is younger": [("value", lambda real: _value_of_any_chapter)],
     "a snapshot sees what ended with it": [("value", lambda real: lambda txn, key, at: real(txn, key, at - 1))],
@@ -216,7 +213,7 @@ VARIANTS: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
         ("shelves", lambda real: lambda txn, volume, below, at, above: real(txn, volume, below, at, 1 << 31)),
     ],
     "deletion leaves what was kept for longer": [("shelves", _cleared_to_the_next)],
-    "a kept extent leaves its place to the head": [("_reverse", lambda real: lambda key, row: b"")],
+    "a kept extent leaves its place to the head": [("_reverse", lambda real: lambda key, row, until: b"")],
     "a shelf counts what has left it": [
         ("_count", lambda real: lambda txn, key, until, row, step: real(txn, key, until, row, step) if step > 0 else None),
     ],

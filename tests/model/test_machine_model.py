@@ -383,15 +383,15 @@ class Model:
         if not sparse:
             return
         place: tuple[int, ...] | None = (0, 0, 0, 0)
-        victim, found = self.random.choice(sparse), []
+        victim, found, until = self.random.choice(sparse), [], 0
         while place is not None:
-            reply = drive.ask(cm.GetPieces(victim.segment, *place, self.random.randint(1, 9)))
-            found, place = found + reply.pieces, reply.after
+            reply = drive.ask(cm.GetPieces(victim.segment, *place, self.random.randint(1, 9), until))
+            found, place, until = found + reply.pieces, reply.after, reply.until
         own = (drive.session, drive.epoch, drive.mount)
         opened = drive.ok(c.OpenCollector("n1", "b1"), session=0, epoch=0, mount=0)
         drive.session, drive.epoch, drive.mount = opened.session, opened.epoch, 0
         info = drive.lease(safe_index=drive.index)[0]
-        moves = [c.Relocation(one.volume, one.ino, one.extent, self.copied(info, one.extent)) for one in found]
+        moves = [c.Relocation(one.volume, one.ino, one.extent, self.copied(info, one.extent), one.until) for one in found]
         command = c.Relocate(moves, [drive.progress(info, self.random.random() < 0.5)])
         collector = (drive.session, drive.epoch, drive.mount)
         drive.session, drive.epoch, drive.mount = own

@@ -150,7 +150,10 @@ def _union(group: list[LivePiece], end: int) -> Copy:
 # --- afterwards -----------------------------------------------------------------------------------------------------------------
 def relocations(copy: Copy, written: list[Extent]) -> list[Relocation]:
     """Returns what each owner names from now on.  `written` are the extents of the copy, as if all of it were the file's."""
-    return [Relocation(one.volume, one.ino, one.extent, _part(written, copy.file_offset + start, one.extent)) for one, start in copy.owners]
+    return [
+        Relocation(one.volume, one.ino, one.extent, _part(written, copy.file_offset + start, one.extent), one.until)
+        for one, start in copy.owners
+    ]
 
 
 def _part(written: list[Extent], start: int, owner: Extent) -> list[Extent]:

@@ -49,7 +49,7 @@ from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api.commands import EndSession, LeaseBays, LeaseSegments, OpenCollector, Relocate, Relocation
 from awsomefsd.meta.api.messages import BaysLeased, GetDevices, GetSegments, Propose, Renew
-from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece
+from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece, ask_again
 
 CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
 CHUNK_COPIES = EXTENTS_PER_COMMIT_MAX  # of one write and flush; their moves may take several entries
@@ -268,11 +268,12 @@ class Collector:
         part: list[LivePiece] = []
         for info in chosen:
             place: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+            until = 0
             while place is not None:
                 self._keep_alive()
-                reply = self._ask(GetPieces(info.segment, *place, PAGE_ROWS))
+                reply = self._ask(GetPieces(info.segment, *place, PAGE_ROWS, until))
                 part += [one for one in reply.pieces if one.extent.incarnation == info.incarnation]
-                place = reply.after
+                place, until = reply.after, reply.until
                 if len(part) < PART_PIECES:
                     continue
                 frame = (info.segment, place[0] if place is not None else -1)  # the one that may go on in the next page
@@ -372,12 +373,7 @@ class Collector:
 
     def _still_there(self, copy: Copy) -> bool:
         """Returns True if an owner still names these bytes; a piece that was overwritten and freed meanwhile is no damage."""
-        for one, _ in copy.owners:
-            end = one.extent.file_offset + one.extent.length
-            reply = self._ask(GetFilePieces(one.volume, one.ino, one.extent.file_offset, end, 2))
-            if any(now.extent == one.extent for now in reply.pieces):
-                return True
-        return False
+        return any(one.extent == now.extent for one, _ in copy.owners for now in self._ask(ask_again(one, 2)).pieces)
 
     def _leave_alone(self, copy: Copy, source: Extent, err: Exception) -> None:
         self.figures.corrupt_pieces += 1

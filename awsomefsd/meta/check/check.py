@@ -14,6 +14,7 @@ from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA,
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.check.check_csi import check_csi
 from awsomefsd.meta.check.check_data import SharedBytes, VolumeDataCheck
+from awsomefsd.meta.check.check_kept import check_kept
 from awsomefsd.meta.check.check_pools import check_pools
 from awsomefsd.meta.check.check_stores import check_stores
 from awsomefsd.meta.check.check_tree import Tree
@@ -26,8 +27,8 @@ from awsomefsd.meta.state.txn import Txn
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = CODEC_OF.keys() - keys.VOLUME_KINDS
-_VOLUME_KINDS = CODEC_OF.keys() & keys.VOLUME_KINDS
+_CLUSTER_KINDS = (CODEC_OF.keys() - keys.VOLUME_KINDS) | {keys.SNAPSHOT}
+_VOLUME_KINDS = (CODEC_OF.keys() & keys.VOLUME_KINDS) | keys.HISTORY_KINDS
 
 
 def check(txn: Txn) -> list[Fault]:
@@ -60,7 +61,9 @@ class _Check:
             inodes: dict[int, rows.InodeRow] = {}
             if not volume.deleted:
                 inodes = Tree(self.exam, volume, self.live, self.ending).check()
-            VolumeDataCheck(self.exam, volume, inodes, self.segments, self.live_bytes, self.shared).check()
+            data = VolumeDataCheck(self.exam, volume, inodes, self.segments, self.live_bytes, self.shared)
+            data.check()
+            check_kept(self.exam, volume, data.kept)
         self._reverse()
         self._shared()
         self._op_logs()
@@ -91,7 +94,7 @@ class _Check:
             shard, volume, kind = keys.kind_of(key)
             if shard != keys.SHARD or kind not in (_VOLUME_KINDS if volume else _CLUSTER_KINDS):
                 self.exam.fault("unknown-key", key.hex(), f"shard {shard}, volume {volume}, type {kind:#x}")
-            elif volume and volume not in self.volumes:
+            elif (volume or (keys.first_u32(key) if kind == keys.SNAPSHOT else 0)) not in {0, *self.volumes}:
                 self.exam.fault("unknown-volume", key.hex(), f"volume {volume} does not exist")
 
     # --- the reap queue -----------------------------------------------------------------------------------------------------
@@ -118,8 +121,9 @@ class _Check:
 
     def _reverse(self) -> None:
         for key, row in self.exam.rows(keys.kind_range(0, keys.REVERSE), rows.REVERSE):
-            segment, frame_offset, volume, ino, offset = keys.reverse_of(key)
-            extent: rows.ExtentRow | None = self.exam.get(keys.extent(volume, ino, offset), rows.EXTENT)
+            segment, frame_offset, volume, ino, offset, until = keys.reverse_of(key)
+            place = keys.extent(volume, ino, offset)
+            extent: rows.ExtentRow | None = self.exam.get(keys.history(place, until) if until else place, rows.EXTENT)
             named = None if extent is None else (extent.segment, extent.frame_offset, extent.incarnation)
             if named != (segment, frame_offset, row.incarnation):
                 where = f"segment {segment} frame {frame_offset}"

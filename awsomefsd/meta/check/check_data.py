@@ -38,7 +38,7 @@ class VolumeDataCheck:
         self.counts: Counter[int] = Counter()
         self.stored: Counter[int] = Counter()
         self.allocated: Counter[int] = Counter()
-        self.reaping: set[int] = set()
+        self.reaping: dict[int, int] = {}  # inode that is gone -> the chapter in which it ended
         self.trims: dict[int, Trims] = {}
 
     def where(self, ino: int) -> str:
@@ -64,12 +64,12 @@ class VolumeDataCheck:
             if number != self.number:
                 continue
             if kind == keys.REAP_INODE:
-                self.reaping.add(ino)
+                self.reaping[ino] = row.chapter
                 if ino in self.inodes:
                     self.exam.fault("reap-stale", self.where(ino), "queued to be reaped, and still there")
             elif kind == keys.REAP_TRIM:
-                self.trims.setdefault(ino, []).append((row.start, row.end, index))
-                if ino not in self.inodes and not self.volume.deleted:
+                self.trims.setdefault(ino, []).append((row.start, row.end, index, row.chapter))
+                if ino not in self.inodes and not self.volume.deleted and not self.reaping.get(ino):
                     self.exam.fault("reap-stale", self.where(ino), "a trim of an inode that is gone")
 
     # --- extents ----------------------------------------------------------------------------------------------------------
@@ -83,23 +83,34 @@ class VolumeDataCheck:
             last_ino, last_end = ino, offset + row.length
             self.counts[ino] += 1
             self.stored[ino] += row.length
-            self._holds(ino, row)
+            self._bytes(where, ino, offset, row)
             if not self.volume.deleted:
                 self._owner(where, ino, offset, row)
-            if row.segment:
-                self._place(where, row)
-            if row.segment and self.exam.txn.get(keys.reverse(row.segment, row.frame_offset, self.number, ino, offset)) is None:
-                self.exam.fault("extent-without-reverse", where, f"segment {row.segment} frame {row.frame_offset}")
+            if not row.segment:
+                self.allocated[ino] += row.length
 
-    def _holds(self, ino: int, row: rows.ExtentRow) -> None:
+    def kept(self, key: bytes, until: int, row: rows.ExtentRow) -> None:
+        """An extent of history: it holds bytes as one of the head does, and counts in no total of it."""
+        ino, offset = keys.first_u64(key), keys.last_u64(key)
+        if row.segment:
+            self._bytes(f"{self.where(ino)} offset {offset} until {until}", ino, offset, row, until)
+
+    def _bytes(self, where: str, ino: int, offset: int, row: rows.ExtentRow, until: int = 0) -> None:
+        self._holds(row)
+        if not row.segment:
+            return
+        self._place(where, row)
+        reverse = keys.reverse_until(keys.reverse(row.segment, row.frame_offset, self.number, ino, offset), until)
+        if self.exam.txn.get(reverse) is None:
+            self.exam.fault("extent-without-reverse", where, f"segment {row.segment} frame {row.frame_offset}")
+
+    def _holds(self, row: rows.ExtentRow) -> None:
         if row.shared:
             place = (row.segment, row.frame_offset)
             runs = self.shared.get(place, (0, []))[1]
             self.shared[place] = (row.incarnation, counted(runs, row.skip, row.skip + row.length, 1)[0])
         else:
             self.live[row.segment] += row.length
-        if not row.segment:
-            self.allocated[ino] += row.length
 
     def _owner(self, where: str, ino: int, offset: int, row: rows.ExtentRow) -> None:
         inode = self.inodes.get(ino)

@@ -23,6 +23,7 @@ from awsomefsd.meta.check.repair_totals import Totals
 from awsomefsd.meta.check.repair_txn import Action, Hints, RepairTxn
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.findings import Examination, Fault
+from awsomefsd.meta.state.rows_cache import INCOMPAT_SNAPSHOTS
 from awsomefsd.meta.state.txn import Txn
 
 ROUNDS_MAX = 4
@@ -44,7 +45,7 @@ class Plan(Struct):
 def plan(txn: Txn, hints: Hints) -> Plan:
     """Returns what is wrong with the state and what would repair it.  Changes nothing; `hints` is what is known beside the rows."""
     found = check(txn)
-    if _may_have_pools(txn):
+    if _may_have_pools(txn) or _may_have_history(txn):
         return Plan(found, found, [], [], [])
     repairs = RepairTxn(txn, hints)
     remaining = found
@@ -65,6 +66,14 @@ def _may_have_pools(txn: Txn) -> bool:
     """Returns True at the level of pools: no repair of their rows is built, and that of others takes segments in bays for strays."""
     row: rows.ClusterRow | None = Examination(txn).get(keys.cluster(), rows.CLUSTER)
     return row is not None and row.level >= POOLS
+
+
+def _may_have_history(txn: Txn) -> bool:
+    """Returns True if there may be snapshots: repairs do not know yet what those keep, and would take it for strays."""
+    row: rows.ClusterRow | None = Examination(txn).get(keys.cluster(), rows.CLUSTER)
+    if row is not None and row.incompat & INCOMPAT_SNAPSHOTS:
+        return True
+    return next(iter(txn.scan(*keys.kind_range(0, keys.SNAPSHOT))), None) is not None
 
 
 def _repair_all(repairs: RepairTxn) -> None:

@@ -38,8 +38,8 @@ class References:
         self.live: Counter[int] = Counter()
         self.stale: Reverse = {}
         for key, row in repairs.scan(keys.kind_range(0, keys.REVERSE), rows.REVERSE):
-            segment, frame_offset, volume, ino, offset = keys.reverse_of(key)
-            if repairs.overlay.get(keys.extent(volume, ino, offset)) is None:
+            segment, frame_offset, volume, ino, offset, until = keys.reverse_of(key)
+            if not until and repairs.overlay.get(keys.extent(volume, ino, offset)) is None:
                 self.stale.setdefault((volume, ino), []).append((offset, segment, frame_offset, row.incarnation))
 
     def usable(self, where: str, row: rows.ExtentRow) -> bool:
@@ -141,7 +141,7 @@ class VolumeDataRepair:
             elif kind == keys.REAP_INODE:
                 self.reaping.add(ino)
             else:
-                self.trims.setdefault(ino, []).append((row.start, row.end, index))
+                self.trims.setdefault(ino, []).append((row.start, row.end, index, row.chapter))
 
     def _file(self, ino: int, pieces: list[Piece], inline: rows.InlineRow | None) -> None:
         row = self.inodes.get(ino)

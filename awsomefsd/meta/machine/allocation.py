@@ -125,6 +125,6 @@ def draw(state: State, entry: Entry, command: Draw) -> Reply:
     filemap.punch(command.offset, end)
     if not row.size and not row.extents:
         row.inline = True
-    state.save_inode(command.volume, command.ino, row)
+    state.save_same_inode(command.volume, command.ino, row)  # space that is only promised is in no snapshot
     quota.promise(state, session, volume, command.bytes)
     return Reserved(command.bytes)

@@ -79,7 +79,7 @@ def set_atimes(state: State, entry: Entry, command: SetAtimes) -> Reply:
         reply.errnos.append(0 if row is not None else errno.ENOENT)
         if row is not None:
             row.atime_ns = atime_ns
-            state.save_inode(command.volume, ino, row)
+            state.save_same_inode(command.volume, ino, row)  # a read after a snapshot must not copy a row
         reply.attrs.append(attr_of(ino, row) if row is not None else None)
     return reply
 

@@ -51,8 +51,7 @@ def copy_range(state: State, entry: Entry, command: CopyRange) -> Reply:
     tomap.punch(at, at + length)
     for piece in frommap.visible(start, start + length, len(pieces) + REAP_EXTENTS_PER_ENTRY)[0]:  # read again: the punch may have cut one
         offset, row = extents.sub(frommap.share(piece), start, start + length)
-        row.index = entry.index
-        tomap.add((offset - start + at, row))
+        tomap.copy((offset - start + at, row), entry.index)
     target.size = max(target.size, at + length)
     target.inline = False
     drop_privileges(state, command.volume, command.new_ino, target, kill=command.kill_suidgid)

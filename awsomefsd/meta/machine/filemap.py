@@ -11,6 +11,10 @@ Unwritten extents (segment 0) are space that fallocate(2) promised: counted like
 no other writer is promised that space, and never in an answer to a reader, for whom they are holes.  They alone may lie behind the end of
 the file.  Lost extents (segment 0 too, made by fsck only) are counted the same way and are in the answer to a reader, for whom they are
 EIO.  Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
+
+In a volume with chapters what is freed goes into history if a snapshot sees it, out of all totals of the head, and its bytes stay (`free`).
+Of an extent that is overwritten in part only that part does: it is cut before, which no snapshot sees (`take`, then `add`).  A trim carries
+the chapter in which it was made, for what it hides ended then, whoever comes to free it (`until`).
 """
 
 from __future__ import annotations
@@ -28,13 +32,13 @@ from awsomefsd.meta.state.rows_cache import State
 
 SMALL_FILE_EXTENTS = 16  # a deleted file with at most so many is freed by the entry that deletes it
 
-Trims = list[tuple[int, int, int]]  # (start, end or 0, index)
+Trims = list[tuple[int, int, int, int]]  # (start, end or 0, index, chapter)
 
 
 class FileMap:
     """One inode's map, for the time of one entry or query."""
 
-    __slots__ = ("_inode", "_state", "_trims", "_used", "ino", "volume")
+    __slots__ = ("_inode", "_now", "_state", "_trims", "_used", "ino", "volume")
 
     def __init__(self, state: State, volume: rows.VolumeRow, ino: int, inode: rows.InodeRow) -> None:
         self._state = state
@@ -42,6 +46,7 @@ class FileMap:
         self.volume = volume.volume
         self.ino = ino
         self._inode = inode
+        self._now = volume.chapter
         self._trims = trims_of(state, self.volume, ino) if inode.trims else []
 
     # --- reading --------------------------------------------------------------------------------------------------------
@@ -112,6 +117,7 @@ class FileMap:
         end = offset + row.length
         if offset < self._inode.size or self._trims or self._inode.allocated_bytes:  # else nothing lies behind the end of the file
             self.punch(offset, end)
+        row.chapter = self._now
         joined = self._join_left(piece)
         self.add(joined if joined is not None else piece)
 
@@ -122,13 +128,17 @@ class FileMap:
         left = history.extent_before(self._state, self.volume, self.ino, piece[0])
         if left is None or not extents.joins(left, piece):
             return None
-        self.free(left)
+        self.take(left)
         return extents.join(left, piece)
 
     def punch(self, start: int, end: int) -> None:
         """Makes [start, end) a hole."""
         for piece in self.stored(start, end):
             left = extents.without(piece, start, end)
+            if left and piece[1].chapter != self._now:
+                self.take(piece)
+                piece = extents.sub(piece, start, end)
+                self.add(piece)
             self.free(piece)
             for part in left:
                 self.add(part)
@@ -138,7 +148,7 @@ class FileMap:
         for at in (start, end):
             across = self.stored(at, at + 1) if at < FILE_BYTES_MAX else []
             if across and across[0][0] < at:
-                self.free(across[0])
+                self.take(across[0])
                 for part in (extents.sub(across[0], 0, at), extents.sub(across[0], at, FILE_BYTES_MAX)):
                     self.add(part)
         inside = self.stored(start, end, REAP_EXTENTS_PER_ENTRY + 1)
@@ -147,11 +157,12 @@ class FileMap:
                 self.free(piece)
             return
         until = end if end < FILE_BYTES_MAX else 0
-        for first, last, earlier in self._trims:
-            if first >= start and (not until or 0 < last <= until):  # the new one hides all that this one hides
+        decided = history.ended(self._now, self._inode)
+        for first, last, earlier, chapter in self._trims:
+            if chapter == decided and first >= start and (not until or 0 < last <= until):  # the new one hides all that this one hides
                 self._state.unqueue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, earlier))
                 self._inode.trims -= 1
-        self._state.queue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, index - 1), rows.ReapRow(start, until))
+        self._state.queue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, index - 1), rows.ReapRow(start, until, decided))
         self._inode.trims += 1
         self._trims = trims_of(self._state, self.volume, self.ino)
 
@@ -182,7 +193,12 @@ class FileMap:
                 if not piece[1].segment and not piece[1].lost and not self._hidden(piece):
                     self.free(piece)
                     start, end = min(start, piece[0]), max(end, piece[0] + piece[1].length)
-        self.add((start, rows.ExtentRow(end - start, 0, 0, 0, 0, 0, 0, index)))
+        self.add((start, rows.ExtentRow(end - start, 0, 0, 0, 0, 0, 0, index, chapter=self._now)))
+
+    def copy(self, piece: Piece, index: int) -> None:
+        """Adds a piece of another file, or of another place in this one, where no other one is."""
+        piece[1].index, piece[1].chapter = index, self._now
+        self.add(piece)
 
     # --- places ---------------------------------------------------------------------------------------------------------
     def share(self, piece: Piece) -> Piece:
@@ -205,16 +221,23 @@ class FileMap:
         row = history.extent(self._state, self.volume, self.ino, extent.file_offset)
         if row is None or not row.segment or extents.extent_of(extent.file_offset, row) != extent:
             return False
-        self.free((extent.file_offset, row))
-        for place in places:
-            offset, moved = extents.piece_of(place, row.index)
-            moved.shared, moved.chapter = row.shared, row.chapter
+        self.take((extent.file_offset, row))
+        for offset, moved in moved_to(row, places):
             joined = self._join_left((offset, moved))
             self.add(joined if joined is not None else (offset, moved))
         return True
 
     def free(self, piece: Piece) -> None:
-        drop_extent(self._state, self._used, self.ino, piece)
+        """Frees a piece that is not there any more; or keeps it, if a snapshot sees it."""
+        until = self._now
+        if until:
+            until = ended(piece, history.ended(until, self._inode), self._trims)
+        drop_extent(self._state, self._used, self.ino, piece, until)
+        self._count(piece, -1)
+
+    def take(self, piece: Piece) -> None:
+        """Takes out a piece whose bytes the caller adds again, cut or joined or at another place."""
+        drop_extent(self._state, self._used, self.ino, piece, 0)
         self._count(piece, -1)
 
     def add(self, piece: Piece) -> None:
@@ -237,21 +260,52 @@ class FileMap:
 
 def hidden(piece: Piece, trims: Trims) -> bool:
     offset, row = piece
-    return any(offset >= start and (not end or offset < end) and row.index <= index for start, end, index in trims)
+    return any(offset >= start and (not end or offset < end) and row.index <= index for start, end, index, _ in trims)
+
+
+def ended(piece: Piece, now: int, trims: Trims) -> int:
+    """Returns in which chapter a piece has ended that is freed now: that of the oldest trim that hides it."""
+    return min((trim[3] for trim in trims if trim[3] < now and hidden(piece, [trim])), default=now)
+
+
+def moved_to(row: rows.ExtentRow, places: list[Extent]) -> list[Piece]:
+    """Returns an extent as pieces at the places where its bytes lie too: all else of it stays."""
+    pieces = [extents.piece_of(place, row.index) for place in places]
+    for _, moved in pieces:
+        moved.shared, moved.chapter = row.shared, row.chapter
+    return pieces
 
 
 def trims_of(state: State, volume: int, ino: int) -> Trims:
     found = []
     for key, raw in state.txn.scan(*keys.trims_range(volume, ino)):
         row: rows.ReapRow = rows.REAP.loads(raw)
-        found.append((row.start, row.end, keys.last_u64(key)))
+        found.append((row.start, row.end, keys.last_u64(key), row.chapter))
     return found
 
 
-def drop_extent(state: State, volume: rows.VolumeRow, ino: int, piece: Piece) -> None:
-    """Deletes a piece with its reverse row and takes it from all totals but the inode's (which may be gone)."""
+def visible_as_of(state: State, volume: int, ino: int, start: int, end: int, at: int) -> list[Piece]:
+    """Returns the pieces of a file that a snapshot shows in [start, end)."""
+    trims = [trim for trim in trims_of(state, volume, ino) if trim[3] <= at]
+    return [piece for piece in history.extents_as_of(state, volume, ino, start, end, at) if not hidden(piece, trims)]
+
+
+def unqueue_trims(state: State, volume: int, ino: int) -> None:
+    """Forgets the trims of an inode that is gone."""
+    for key in state.keys_in(keys.trims_range(volume, ino)):
+        state.unqueue_reap(key)
+
+
+def drop_extent(state: State, volume: rows.VolumeRow, ino: int, piece: Piece, until: int) -> None:
+    """Deletes a piece with its reverse row and takes it from all totals but the inode's (which may be gone).
+
+    A piece that a snapshot sees, which ended in chapter `until` (0: the volume has none), keeps its bytes.
+    """
     row = piece[1]
-    history.drop_extent(state, volume.volume, ino, piece)
-    drop_reference(state, row)
+    if not until:
+        history.take_extent(state, volume.volume, ino, piece)
+        drop_reference(state, row)
+    elif not history.drop_extent(state, volume.volume, ino, piece, until) or not row.segment:
+        drop_reference(state, row)
     volume.used_bytes -= row.length
     state.save_volume(volume)

@@ -11,7 +11,7 @@ from itertools import islice
 
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.meta.api.commands import Entry
-from awsomefsd.meta.machine.filemap import SMALL_FILE_EXTENTS, FileMap, drop_extent
+from awsomefsd.meta.machine.filemap import SMALL_FILE_EXTENTS, FileMap, drop_extent, ended, trims_of, unqueue_trims
 from awsomefsd.meta.machine.inodes import tombstone
 from awsomefsd.meta.state import history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
@@ -55,22 +55,23 @@ class LeaderLedger:
         """Removes the inode; the extents of a large one are left to Reap."""
         number = volume.volume
         if row.xattrs:
-            history.drop_xattrs(state, number, ino)
+            history.drop_xattrs(state, number, ino, row)
         if row.inline and row.stored_bytes:
-            history.drop_inline(state, number, ino)
+            history.drop_inline(state, number, ino, row)
             volume.used_bytes -= row.stored_bytes
         if not stat.S_ISLNK(row.mode):
             drop_locks(state, number, ino)
         if volume.leased:
             _drop_lease(state, number, ino)
-        if row.trims:
-            for key in state.keys_in(keys.trims_range(number, ino)):
-                state.unqueue_reap(key)
+        until = history.ended(volume.chapter, row) if volume.chapter else 0
         if row.extents > SMALL_FILE_EXTENTS:
-            state.queue_reap(keys.reap(keys.REAP_INODE, number, ino, 0), rows.ReapRow())
+            state.queue_reap(keys.reap(keys.REAP_INODE, number, ino, 0), rows.ReapRow(chapter=until))
         elif row.extents:
+            trims = trims_of(state, number, ino) if until and row.trims else []
             for piece in list(islice(history.extents(state, number, ino), SMALL_FILE_EXTENTS)):
-                drop_extent(state, volume, ino, piece)
+                drop_extent(state, volume, ino, piece, ended(piece, until, trims) if trims else until)
+        if row.trims and not (until and row.extents > SMALL_FILE_EXTENTS):  # else they say what ended before, until Reap is through
+            unqueue_trims(state, number, ino)
         state.drop_inode(number, ino)
         volume.used_inodes -= 1
         state.save_volume(volume)
@@ -128,9 +129,9 @@ def _cut_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeR
 def put_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, data: bytes) -> None:
     """Makes `data` the inline data of an inode; the caller saves the inode."""
     if data:
-        history.put_inline(state, volume.volume, ino, data)
+        history.put_inline(state, volume.volume, ino, row, data)
     elif row.stored_bytes:
-        history.drop_inline(state, volume.volume, ino)
+        history.drop_inline(state, volume.volume, ino, row)
     if len(data) != row.stored_bytes:
         volume.used_bytes += len(data) - row.stored_bytes
         row.stored_bytes = len(data)

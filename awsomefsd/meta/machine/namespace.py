@@ -70,7 +70,7 @@ def add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.Ino
 def drop_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow) -> None:
     """Deletes the two rows of a name; the caller saves the directory."""
     row.entries -= 1
-    history.drop_name(state, volume, parent, name, dentry.cookie)
+    history.drop_name(state, volume, parent, name, dentry)
     tombstone(state, entry, rows.TOMB_DENTRY, volume, parent, name)
 
 

@@ -12,9 +12,10 @@ from awsomefsd.base.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.meta.api.commands import Entry, Reap
 from awsomefsd.meta.api.messages import Done, Reply
 from awsomefsd.meta.machine import stream_readers
-from awsomefsd.meta.machine.filemap import FileMap, drop_extent
+from awsomefsd.meta.machine.filemap import FileMap, drop_extent, ended, trims_of, unqueue_trims
 from awsomefsd.meta.machine.segments import forget_ended
 from awsomefsd.meta.machine.sessions import end_rest, has_rest
+from awsomefsd.meta.machine.snapshots import let_go
 from awsomefsd.meta.state import history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
@@ -38,15 +39,21 @@ def reap(state: State, entry: Entry, command: Reap) -> Reply:
 
 
 def _reap_inode(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
-    """Frees extents of an inode that is gone.  Returns how much of the budget it used, as all steps do."""
+    """Frees extents of an inode that is gone.  Returns how much of the budget it used, as all steps do.
+
+    Its trims, if the volume has chapters, are still there, and behind it in the queue.
+    """
     _, number, ino, _ = keys.reap_of(key)
     volume = state.volume(number)
     assert volume is not None
     pieces = list(islice(history.extents(state, number, ino), budget))
+    trims = trims_of(state, number, ino) if row.chapter else []
     for piece in pieces:
-        drop_extent(state, volume, ino, piece)
+        drop_extent(state, volume, ino, piece, ended(piece, row.chapter, trims))
     if len(pieces) < budget:
         state.unqueue_reap(key)
+        if row.chapter:
+            unqueue_trims(state, number, ino)
     return max(1, len(pieces))
 
 
@@ -64,10 +71,10 @@ def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget
         state.unqueue_reap(key)
         inode.trims -= 1
     else:
-        state.write(key, rows.ReapRow(pieces[-1][0] + 1, row.end), rows.REAP)
+        state.write(key, rows.ReapRow(pieces[-1][0] + 1, row.end, row.chapter), rows.REAP)
     if not inode.size and not inode.extents:
         inode.inline = True
-    state.save_inode(number, ino, inode)
+    state.save_same_inode(number, ino, inode)
     return max(1, len(pieces))
 
 
@@ -81,20 +88,23 @@ def _reap_session(state: State, entry: Entry, key: bytes, row: rows.ReapRow, bud
 
 
 def _reap_volume(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
-    """Deletes all rows of a deleted volume: extents first, because they count in segments; the volume's own row last."""
+    """Deletes all rows of a deleted volume: extents first, kept ones too, because they count in segments; the volume's own row last."""
     number = keys.reap_of(key)[1]
     volume = state.volume(number)
     assert volume is not None
     pieces = list(islice(history.extents_of_volume(state, number), budget))
     for ino, piece in pieces:
-        drop_extent(state, volume, ino, piece)
-    if len(pieces) == budget:
+        drop_extent(state, volume, ino, piece, 0)
+    done = len(pieces)
+    if volume.chapter and done < budget:
+        done += let_go(state, history.clear_all(state, number, budget - done))
+    if done == budget:
         return budget
-    rest = history.drop_rows_of(state, number, budget - len(pieces))
-    if len(pieces) + rest < budget:
+    rest = history.drop_rows_of(state, number, budget - done)
+    if done + rest < budget:
         state.drop(keys.volume(number))
         state.unqueue_reap(key)
-    return max(1, len(pieces) + rest)
+    return max(1, done + rest)
 
 
 _STEPS = {

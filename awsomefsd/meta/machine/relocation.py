@@ -11,6 +11,9 @@ at either place in between.  An owner that is left behind keeps the old bytes al
 
 Nothing that a reader of the file can see changes: no times, no stamp of the inode, no change counted against leases.  Extents of inodes
 that are gone, of deleted volumes, and hidden ones are not in its answers: Reap frees them.
+
+An extent that only snapshots see is moved in history, whatever has become of its inode, and keeps its chapters, so no move makes a version.
+One that went into history since it was asked for is skipped, and told with its `until` the next time.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from awsomefsd.meta.api.commands import Entry, Relocate, Relocation
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece, Pieces, Relocated, Sparse
 from awsomefsd.meta.machine import locality
-from awsomefsd.meta.machine.filemap import FileMap, hidden, trims_of
+from awsomefsd.meta.machine.filemap import FileMap, hidden, moved_to, trims_of
+from awsomefsd.meta.machine.references import add_reference, drop_reference
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, describe, durable_lengths
 from awsomefsd.meta.state import extents, history, keys
 from awsomefsd.meta.state.extents import Piece
@@ -54,12 +58,27 @@ def relocate(state: State, entry: Entry, command: Relocate) -> Reply:
 
 def _move(state: State, move: Relocation) -> bool:
     volume = state.volume(move.volume)
+    if move.until:
+        return volume is not None and not volume.deleted and _move_kept(state, move)
     row = state.inode(move.volume, move.ino) if volume is not None and not volume.deleted else None
     if volume is None or row is None or row.extents + len(move.places) > EXTENTS_PER_INODE_MAX:
         return False
     if not FileMap(state, volume, move.ino, row).repoint(move.extent, move.places):
         return False
-    state.save_inode(move.volume, move.ino, row)
+    state.save_same_inode(move.volume, move.ino, row)
+    return True
+
+
+def _move_kept(state: State, move: Relocation) -> bool:
+    extent = move.extent
+    row = history.kept_extent(state, move.volume, move.ino, extent.file_offset, move.until)
+    if row is None or not row.segment or extents.extent_of(extent.file_offset, row) != extent:
+        return False
+    moved = moved_to(row, move.places)
+    history.replace_kept_extent(state, move.volume, move.ino, extent.file_offset, move.until, moved)
+    drop_reference(state, row)
+    for _, part in moved:
+        add_reference(state, part)
     return True
 
 
@@ -98,16 +117,24 @@ def pieces(state: State, body: GetPieces) -> Reply:
     """Answers GetPieces: the extents that live in a segment."""
     count = min(max(body.count, 1), ROWS_READ_MAX)
     _, end = keys.reverse_range(body.segment)
-    first = keys.reverse(body.segment, body.frame_offset, body.volume, body.ino, body.file_offset)
+    first = keys.reverse_until(keys.reverse(body.segment, body.frame_offset, body.volume, body.ino, body.file_offset), body.until)
     found: list[LivePiece] = []
     for number, key in enumerate(state.keys_in((first, end), count + 1)):
-        _, frame_offset, volume, ino, offset = keys.reverse_of(key)
+        _, frame_offset, volume, ino, offset, until = keys.reverse_of(key)
         if number == count:
-            return Pieces(found, (frame_offset, volume, ino, offset))
-        row = history.extent(state, volume, ino, offset)
-        if row is not None and (seen := _live_pieces(state, volume, ino, [(offset, row)])):
-            found += seen
+            return Pieces(found, (frame_offset, volume, ino, offset), until)
+        if until:
+            found += _kept_pieces(state, volume, ino, offset, until)
+        elif (row := history.extent(state, volume, ino, offset)) is not None:
+            found += _live_pieces(state, volume, ino, [(offset, row)])
     return Pieces(found)
+
+
+def _kept_pieces(state: State, volume: int, ino: int, offset: int, until: int) -> list[LivePiece]:
+    owner, row = state.volume(volume), history.kept_extent(state, volume, ino, offset, until)
+    if owner is None or owner.deleted or row is None:
+        return []
+    return [LivePiece(volume, ino, extents.extent_of(offset, row), row.shared, until)]
 
 
 def file_pieces(state: State, body: GetFilePieces) -> Reply:

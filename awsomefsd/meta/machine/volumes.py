@@ -144,6 +144,8 @@ def delete(state: State, entry: Entry, command: DeleteVolume) -> Reply:
         raise FsError(errno.EBUSY, f"{row.sharers} sessions have volume {row.name} mounted")
     if row.holder:
         raise FsError(errno.EBUSY, f"session {row.holder} has volume {row.name} mounted")
+    if row.newest:
+        raise FsError(errno.EBUSY, f"volume {row.name} has snapshots")
     root = state.inode(command.volume, ROOT_INO)
     assert root is not None, "a volume without a root"
     if root.entries and not command.force:

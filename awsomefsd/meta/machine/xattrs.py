@@ -39,7 +39,7 @@ def check_room(row: rows.InodeRow, name: bytes, old: bytes | None, value: bytes)
 
 def put(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes, old: bytes | None, value: bytes) -> None:
     """Writes an attribute whose value was `old` (None: it is new).  The caller saves the inode."""
-    history.put_xattr(state, volume, ino, name, value)
+    history.put_xattr(state, volume, ino, row, name, value)
     row.xattr_bytes += len(value) - (len(old) if old is not None else -len(name))
     row.xattrs += old is None
     if name == consistency.XATTR:
@@ -51,7 +51,7 @@ def drop(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -
     old = read(state, volume, ino, row, name)
     if old is None:
         return False
-    history.drop_xattr(state, volume, ino, name)
+    history.drop_xattr(state, volume, ino, row, name)
     row.xattr_bytes -= len(name) + len(old)
     row.xattrs -= 1
     if name == consistency.XATTR:

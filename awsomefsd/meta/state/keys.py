@@ -38,6 +38,7 @@ Cluster (volume 0)::
     a7 oplog       mount u64                                                    OpLogRow      its records that are applied, inode numbers
     ac storesecret store u64                                                    StoreSecretRow  no dump shows it
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
+    40 snapshot    volume u32 | number u32                                      SnapshotRow   live ones; nothing writes it yet
 
 A volume::
 
@@ -69,6 +70,7 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
 ) = range(1, 17)  # fmt: skip
 NODE, TOKEN, CA = 0x11, 0x12, 0x13
 BAY, NEED, STRIPE, POOL = range(0x14, 0x18)
+SNAPSHOT = 0x40
 MEMBERSHIP = 0x1E
 LEASER = 0x18
 CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
@@ -79,6 +81,7 @@ LEASE = 0x2C
 VERSIONED = range(INODE, XATTR + 1)
 HISTORY = 0x10  # from a versioned kind to that of its kept values
 KEPT, SHELF = 0x36, 0x37
+HISTORY_KINDS = frozenset({*(kind + HISTORY for kind in VERSIONED), KEPT, SHELF})  # of a volume that has or had snapshots
 VOLUME_KINDS = frozenset({*VERSIONED, LOCKS, ORPHAN, LEASE})  # of a volume, which a store of this build may have
 CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG, WALK = 0xA0, 0xA5, 0xA6, 0xA7, 0xA8  # of the cluster, like all above LEASE
 STORE_SECRET = 0xAC
@@ -94,6 +97,7 @@ _U32 = struct.Struct(">HIBI")
 _U32_U32 = struct.Struct(">HIBII")
 _SESSION_INODE = struct.Struct(">HIBQIQ")
 _REVERSE = struct.Struct(">HIBQQIQQ")
+_KEPT_REVERSE = struct.Struct(">HIBQQIQQI")
 _REAP = struct.Struct(">HIBBIQQ")
 _NUMBERED = struct.Struct(">HIBQI")
 _NEED = struct.Struct(">HIBBQ")
@@ -312,13 +316,21 @@ def reverse(segment_number: int, frame_offset: int, volume_number: int, ino: int
     return _REVERSE.pack(SHARD, 0, REVERSE, segment_number, frame_offset, volume_number, ino, file_offset)
 
 
+def reverse_until(key: bytes, until: int) -> bytes:
+    """Returns the reverse row of an extent that is kept until a chapter, by the one that it has in the head; `until` 0: that one."""
+    return key + until.to_bytes(4, "big") if until else key
+
+
 def reverse_range(segment_number: int) -> Range:
     return _ONE.pack(SHARD, 0, REVERSE, segment_number), _ONE.pack(SHARD, 0, REVERSE, segment_number + 1)
 
 
-def reverse_of(key: bytes) -> tuple[int, int, int, int, int]:
-    """Returns (segment, frame offset, volume, ino, file offset) of a reverse key."""
-    return _REVERSE.unpack(key)[3:]
+def reverse_of(key: bytes) -> tuple[int, int, int, int, int, int]:
+    """Returns (segment, frame offset, volume, ino, file offset, until) of a reverse key; until 0: of the head."""
+    if len(key) == _REVERSE.size:
+        segment_number, frame_offset, volume_number, ino, file_offset = _REVERSE.unpack(key)[3:]
+        return segment_number, frame_offset, volume_number, ino, file_offset, 0
+    return _KEPT_REVERSE.unpack(key)[3:]
 
 
 def shared(segment_number: int, frame_offset: int) -> bytes:
@@ -427,9 +439,22 @@ def shelf_of(key: bytes) -> tuple[int, int]:
     return int.from_bytes(key[-8:-4], "big"), int.from_bytes(key[-4:], "big")
 
 
+def snapshot(volume_number: int, number: int) -> bytes:
+    return _U32_U32.pack(SHARD, 0, SNAPSHOT, volume_number, number)
+
+
+def snapshots_range(volume_number: int) -> Range:
+    return snapshot(volume_number, 0), _U32.pack(SHARD, 0, SNAPSHOT, volume_number + 1)
+
+
 def kind_of(key: bytes) -> tuple[int, int, int]:
     """Returns (shard, volume, type) of any key."""
     return _PREFIX.unpack_from(key)
+
+
+def first_u32(key: bytes) -> int:
+    """Returns the number of 32 bits after the prefix: a snapshot's volume."""
+    return int.from_bytes(key[PREFIX_BYTES : PREFIX_BYTES + 4], "big")
 
 
 def first_u64(key: bytes) -> int:
@@ -440,6 +465,11 @@ def first_u64(key: bytes) -> int:
 def begun_place(key: bytes) -> tuple[int, int]:
     """Returns (device, index) of a segment that was begun."""
     return int.from_bytes(key[-8:-4], "big"), int.from_bytes(key[-4:], "big")
+
+
+def last_u32(key: bytes) -> int:
+    """Returns the last number of a key that ends in one of 32 bits: a snapshot's."""
+    return int.from_bytes(key[-4:], "big")
 
 
 def last_u64(key: bytes) -> int:

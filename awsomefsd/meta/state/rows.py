@@ -191,6 +191,8 @@ class VolumeRow(Row):
     names: int = 0  # how durable names are when they are answered: an index of NAMES_WORDS
     granted_inodes: int = 0  # numbers that mounts have for records, and that count against the quota (meta/machine/inode_grants.py)
     want: Redundancy | None = None  # of a volume whose home is a pool
+    chapter: int = 0  # the present one, which is the number of the next snapshot (chapters.py); 0: it never had one
+    newest: int = 0  # its newest live snapshot; 0: it has none
 
 
 class VolumeNameRow(Row):
@@ -296,11 +298,12 @@ class ReverseRow(Row):
 class ReapRow(Row):
     """A piece of work for Reap.  `start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise.
 
-    `end`: of a trim, 0 for the end of the file.
+    `end`: of a trim, 0 for the end of the file.  `chapter`: when it was decided; what it frees is kept as of then.
     """
 
     start: int = 0
     end: int = 0
+    chapter: int = 0
 
 
 class SharedRow(Row):
@@ -400,6 +403,13 @@ class InlineRow(Row):
 class XattrRow(Row):
     value: bytes
     chapter: int = 0
+
+
+class SnapshotRow(Row):
+    """A live snapshot.  `index`: the entry that made it."""
+
+    index: int
+    time_ns: int
 
 
 class ShelfRow(Row):
@@ -588,7 +598,7 @@ STRIPE = Sealed(StripeRow)
 POOL = Sealed(PoolRow)
 WALK = Sealed(WalkRow)
 FREE = Sealed(FreeRow)
-VOLUME = _SealedShort(VolumeRow, "names", "want")
+VOLUME = _SealedShort(VolumeRow, "names", "want", "chapter")
 VOLNAME = Sealed(VolumeNameRow)
 SESSION = Sealed(SessionRow)
 MOUNT = Sealed(MountRow)
@@ -601,7 +611,7 @@ DEVICE_ERA = Sealed(DeviceEraRow)
 TOMBSTONE = Sealed(TombstoneRow)
 MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)
-REAP = Sealed(ReapRow)
+REAP = _SealedShort(ReapRow, "chapter")
 SHARED = Sealed(SharedRow)
 INODE = _SealedVersioned(InodeRow)
 DENTRY = _SealedVersioned(DentryRow)
@@ -609,6 +619,7 @@ COOKIE = _SealedVersioned(CookieRow)
 EXTENT = _SealedVersioned(ExtentRow)
 INLINE = _SealedVersioned(InlineRow)
 XATTR = _SealedVersioned(XattrRow)
+SNAPSHOT = Sealed(SnapshotRow)
 SHELF = Sealed(ShelfRow)
 LOCKS = Sealed(LocksRow)
 LEASE = Sealed(LeaseRow)

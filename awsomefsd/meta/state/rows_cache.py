@@ -4,6 +4,9 @@ A rule gets a row object, checks everything, then changes it in place and saves 
 over.  So the cache is emptied only between entries (`evict`), and a row that was fetched twice cannot diverge.  Cached kinds are those read
 by point: cluster, volume, session, device, segment, inode.  All others go straight to the transaction.  Scans over cached kinds write
 back first (`scan`), so a cache changes no result and no final row, only how often a row is encoded.
+
+A snapshot keeps inodes as they are stored, for a rule has changed the row before it saves it.  So the entry that makes a snapshot writes
+back, and a row that is changed but not written back always belongs to the present chapter: what does not make a version is stored at once.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from typing import Any
 
 from awsomefsd.base.codec import Sealed
 from awsomefsd.base.errors import FormatTooNew
-from awsomefsd.meta.state import invariants, keys, rows
+from awsomefsd.meta.state import chapters, invariants, keys, rows
+from awsomefsd.meta.state.chapters import Chapter
 from awsomefsd.meta.state.extent_counts import ExtentCounts
 from awsomefsd.meta.state.ledger import Ledger
 from awsomefsd.meta.state.results import Results
@@ -21,7 +25,8 @@ from awsomefsd.meta.state.txn import Txn
 
 ROWS_CACHED_MAX = 8_192
 ROWS_DIRTY_MAX = 512  # 4 ms to write back: nobody waits longer for it when a commit begins
-INCOMPAT_KNOWN = 0  # feature bits this build can read
+INCOMPAT_SNAPSHOTS = 1  # there may be chapters and rows of history
+INCOMPAT_KNOWN = 0  # feature bits this build can read; that of snapshots only when all that reads rows knows those of history
 RO_COMPAT_KNOWN = 0  # feature bits beside which this build may change rows
 
 
@@ -40,8 +45,8 @@ class State:
     """The rows of one transaction, for one thread.  Reads raise Corrupt and FormatTooNew for a row that does not decode."""
 
     __slots__ = (
-        "_cache", "_dirty", "cluster", "devices_saved", "extent_counts", "given", "ledger", "maybe_dead", "results", "tombstones_written",
-        "txn", "unlocked",
+        "_cache", "_dirty", "chaptered", "cluster", "devices_saved", "extent_counts", "given", "ledger", "maybe_dead", "results",
+        "tombstones_written", "txn", "unlocked",
     )  # fmt: skip
 
     def __init__(self, txn: Txn, ledger: Ledger) -> None:
@@ -59,6 +64,7 @@ class State:
         self.cluster: rows.ClusterRow = rows.ClusterRow() if raw is None else rows.CLUSTER.loads(raw)
         if self.cluster.incompat & ~INCOMPAT_KNOWN:
             raise FormatTooNew(f"state store needs features {self.cluster.incompat:#x} that this build does not know; upgrade this node")
+        self.chaptered = bool(self.cluster.incompat & INCOMPAT_SNAPSHOTS)  # a volume may have chapters
         self.results = Results(txn)
 
     @property
@@ -136,6 +142,7 @@ class State:
         for name in rows.ClusterRow.__struct_fields__:
             if name not in ("applied_index", "last_stamp"):
                 setattr(self.cluster, name, getattr(found, name))
+        self.chaptered = bool(self.cluster.incompat & INCOMPAT_SNAPSHOTS)
 
     def scan(self, span: keys.Range, codec: Sealed) -> Iterator[Any]:
         """Yields the rows of a cached kind in key order, as the shared objects."""
@@ -155,10 +162,42 @@ class State:
         return self.load(keys.inode(volume, ino), rows.INODE)
 
     def save_inode(self, volume: int, ino: int, row: rows.InodeRow) -> None:
-        self.save(keys.inode(volume, ino), row, rows.INODE)
+        """Saves an inode that a rule has changed.  What a snapshot sees of it is kept."""
+        key = keys.inode(volume, ino)
+        if self.chaptered and (chapter := self.chapter(volume)) is not None and not chapters.begin_inode(self.txn, chapter, key, row):
+            self._store(key, row)
+            return
+        self.save(key, row, rows.INODE)
+
+    def save_same_inode(self, volume: int, ino: int, row: rows.InodeRow) -> None:
+        """Saves an inode of which only changed what makes no version: where its bytes are, when it was read, what Reap has freed."""
+        key = keys.inode(volume, ino)
+        if self.chaptered and row.chapter != self.now(volume):
+            self._store(key, row)
+        else:
+            self.save(key, row, rows.INODE)
+
+    def _store(self, key: bytes, row: rows.InodeRow) -> None:
+        assert key not in self._dirty, "an inode of an earlier chapter was not written back"
+        if invariants.ASSERTED:
+            invariants.assert_row(row, self.cluster)
+        self._cache[key] = row
+        self.txn.put(key, rows.INODE.dumps(row))
 
     def drop_inode(self, volume: int, ino: int) -> None:
+        """Deletes an inode.  What a snapshot sees of it was kept when it lost its last name."""
         self.drop(keys.inode(volume, ino))
+
+    # --- chapters -----------------------------------------------------------------------------------------------------
+    def chapter(self, volume: int) -> Chapter | None:
+        """Returns where a volume is; None if it never had a snapshot."""
+        row = self.volume(volume)
+        return Chapter(row.chapter, row.newest) if row is not None and row.chapter else None
+
+    def now(self, volume: int) -> int:
+        """Returns the present chapter of a volume; 0 if it never had a snapshot."""
+        row = self.volume(volume) if self.chaptered else None
+        return 0 if row is None else row.chapter
 
     def volume(self, number: int) -> rows.VolumeRow | None:
         return self.load(keys.volume(number), rows.VOLUME)

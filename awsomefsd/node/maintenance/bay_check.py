@@ -122,13 +122,14 @@ class BayCheck:
     def _file(self, info: SegmentInBays, offset: int) -> tuple[str, str, int]:
         """Returns volume, path and offset in the file of what lives at an offset of a segment; ("", "", 0) where nothing does."""
         after: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+        until = 0
         while after is not None and after[0] <= offset:
-            page = self._call(GetPieces(info.segment, *after, PAGE))
+            page = self._call(GetPieces(info.segment, *after, PAGE, until))
             for piece in page.pieces:
                 if _covers(piece, offset):
                     path = path_of(self._call, piece.volume, piece.ino)
                     return str(piece.volume), path, piece.extent.file_offset
-            after = page.after
+            after, until = page.after, page.until
         return "", "", 0
 
 

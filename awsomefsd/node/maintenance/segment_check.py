@@ -22,7 +22,7 @@ from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.footer import unpack_footer
 from awsomefsd.io.segment.reader import FOOTER_READ_BYTES_MAX, SegmentReader
 from awsomefsd.meta.api.messages import GetSegments
-from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, LivePiece
+from awsomefsd.meta.api.messages.collection import GetPieces, LivePiece, ask_again
 from awsomefsd.meta.client.paths import path_of
 
 READ_BYTES = BOUNCE_BYTES // 2
@@ -76,11 +76,12 @@ class SegmentCheck:
         self._footer(device, info)
         reader = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
         after: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+        until = 0
         while after is not None:
-            pieces = self._call(GetPieces(info.segment, *after, PAGE))
+            pieces = self._call(GetPieces(info.segment, *after, PAGE, until))
             for piece in pieces.pieces:
                 self._extent(reader, device, info, piece)
-            after = pieces.after
+            after, until = pieces.after, pieces.until
 
     def _footer(self, device: BlockDevice, info: SegmentInfo) -> None:
         if info.state != SEGMENT_SEALED or not 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
@@ -128,7 +129,7 @@ class SegmentCheck:
     def _confirmed(self, device: BlockDevice, piece: LivePiece, skip: int, length: int) -> bool:
         """Returns True if the finding still holds: the extent is still there, and the segment is unchanged."""
         extent = piece.extent
-        now = self._call(GetFilePieces(piece.volume, piece.ino, extent.file_offset, extent.file_offset + extent.length, PAGE)).pieces
+        now = self._call(ask_again(piece, PAGE)).pieces
         if all(other.extent != extent for other in now):
             self._counted.rechecked += 1
             return False

@@ -82,7 +82,7 @@ COMMANDS: list[c.Command] = [
     c.Draw(1, 2, 3, 4, 5),
     c.OpenCollector("node", "boot"),
     c.Relocate(
-        [c.Relocation(1, 2, Extent(3, 4, 5, 6, 7, 8, 9, 10), [Extent(3, 4, 11, 12, 13, 14, 15, 16)])], [SegmentProgress(11, 12, 13)]
+        [c.Relocation(1, 2, Extent(3, 4, 5, 6, 7, 8, 9, 10), [Extent(3, 4, 11, 12, 13, 14, 15, 16)], 17)], [SegmentProgress(11, 12, 13)]
     ),
     c.AcquireLease(1, 2, 3),
     c.ReleaseLease(1, 2, 3),
@@ -183,7 +183,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     ),
     (rows.WALK, rows.WalkRow(1, 2, 3, 4)),
     (rows.FREE, rows.FreeRow(1, 2)),
-    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18, WANT)),
+    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18, WANT, 19, 20)),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
     (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
@@ -196,7 +196,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.TOMBSTONE, rows.TombstoneRow(1, 2, 3, b"name", 4, 5)),
     (rows.MARKER, rows.MarkerRow()),
     (rows.REVERSE, rows.ReverseRow(1)),
-    (rows.REAP, rows.ReapRow(1, 2)),
+    (rows.REAP, rows.ReapRow(1, 2, 3)),
     (rows.SHARED, rows.SharedRow(1, [(0, 100, 2), (100, 200, 1)])),
     (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2, 12)),
     (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5, 6)),
@@ -204,6 +204,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True, 10)),
     (rows.INLINE, rows.InlineRow(b"data", 6)),
     (rows.XATTR, rows.XattrRow(b"value", 6)),
+    (rows.SNAPSHOT, rows.SnapshotRow(1, 2)),
     (rows.SHELF, rows.ShelfRow(1, 2)),
     (rows.LOCKS, rows.LocksRow([LOCK])),
     (rows.STORE, rows.StoreRow(1, "cold", "s3://bucket/prefix", 1, UUID, 2, 3, 4, STORE_OPTIONS)),
@@ -260,6 +261,7 @@ KEYS: dict[str, bytes] = {
     "kept_xattr": keys.history(keys.xattr(3, 8, b"user.a"), 7),
     "kept": keys.kept(keys.dentry(3, 1, b"name"), 7, 5),
     "shelf": keys.shelf(3, 7, 5),
+    "snapshot": keys.snapshot(3, 6),
     "bay": keys.bay(1, 2),
     "need": keys.need(1, 2),
     "stripe": keys.stripe(2),
@@ -385,6 +387,12 @@ def test_rows_without_a_pool_keep_their_bytes() -> None:
 
 BEFORE_CHAPTERS: list[tuple[Sealed, rows.Row, str]] = [  # as builds without snapshots write them
     (
+        rows.VOLUME,
+        rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18, WANT),
+        "313f979a01dc001701a475756964a46e616d65030405060708090ac20c0d0e0f10c311a4686f6d650112970302040201a3737364c3",
+    ),
+    (rows.REAP, rows.ReapRow(1, 2), "3b5151d301920102"),
+    (
         rows.INODE,
         rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2),
         "a73faccc01dc001e0102030405060708090a0b0c0dc3c303040506070809c4067461726765740405069292070892090ac30b02",
@@ -424,11 +432,12 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 52
+    assert len(set(kinds)) == len(kinds) == 53
 
 
 def test_keys_read_back() -> None:
-    assert keys.reverse_of(KEYS["reverse"]) == (2, 65536, 3, 8, 4096)
+    assert keys.reverse_of(KEYS["reverse"]) == (2, 65536, 3, 8, 4096, 0)
+    assert keys.reverse_of(keys.reverse_until(KEYS["reverse"], 7)) == (2, 65536, 3, 8, 4096, 7)
     assert keys.reap_of(KEYS["reap"]) == (keys.REAP_TRIM, 3, 8, 9)
     assert keys.session_inode_of(KEYS["locker"]) == (4, 3, 8)
     assert keys.bay_place(KEYS["bay"]) == (1, 2) and keys.need_of(KEYS["need"]) == (1, 2)

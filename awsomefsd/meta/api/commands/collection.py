@@ -20,12 +20,16 @@ class OpenCollector(Command, tag=37):
 
 
 class Relocation(Struct, array_like=True, gc=False):
-    """One extent, as it is if nobody changed it meanwhile, and where copies of its bytes lie: `places` cover it exactly, in order."""
+    """One extent, as it is if nobody changed it meanwhile, and where copies of its bytes lie: `places` cover it exactly, in order.
+
+    `until`: of one that only snapshots see; 0: of the head.
+    """
 
     volume: int
     ino: int
     extent: Extent
     places: list[Extent]
+    until: int = 0
 
 
 class Relocate(Command, tag=38):

@@ -16,7 +16,10 @@ class GetSparse(Message, tag=65):
 
 
 class GetPieces(Message, tag=66):
-    """Asks for extents in a segment, from the given place in its reverse rows on; at most `count` rows are read.  Answered by Pieces."""
+    """Asks for extents in a segment, from the given place in its reverse rows on; at most `count` rows are read.  Answered by Pieces.
+
+    `until`: of the first one, if it is a kept one.
+    """
 
     segment: int
     frame_offset: int
@@ -24,6 +27,7 @@ class GetPieces(Message, tag=66):
     ino: int
     file_offset: int
     count: int
+    until: int = 0
 
 
 class GetFilePieces(Message, tag=67):
@@ -59,16 +63,26 @@ class Sparse(Message, tag=57):
 
 
 class LivePiece(Struct, array_like=True, gc=False):
-    """An extent with its file.  `shared`: others may hold the same bytes."""
+    """An extent with its file.  `shared`: others may hold the same bytes.  `until`: of one that only snapshots see; 0: of the head."""
 
     volume: int
     ino: int
     extent: Extent
     shared: bool
+    until: int = 0
+
+
+def ask_again(piece: LivePiece, count: int) -> GetPieces | GetFilePieces:
+    """Returns the question that Pieces answers with the piece, if it is still there: all there is in its place, `count` at most."""
+    extent = piece.extent
+    if piece.until:
+        return GetPieces(extent.segment, extent.frame_offset, piece.volume, piece.ino, extent.file_offset, 1, piece.until)
+    return GetFilePieces(piece.volume, piece.ino, extent.file_offset, extent.file_offset + extent.length, count)
 
 
 class Pieces(Message, tag=58):
-    """`after`: (frame offset, volume, inode, file offset) of the first row not looked at, None at the end."""
+    """`after`: (frame offset, volume, inode, file offset) of the first row not looked at, None at the end; `until`: of that row."""
 
     pieces: list[LivePiece]
     after: tuple[int, int, int, int] | None = None
+    until: int = 0

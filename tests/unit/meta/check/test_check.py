@@ -156,6 +156,17 @@ IN_POOLS: list[Plant] = [
 _POOL_KINDS = ("bay-counters", "pool-row", "bay-segment", "bay-copies", "need")
 
 
+IN_HISTORY: list[tuple[str, Plant]] = [
+    ("kept-unseen", lambda g: g.txn.put(keys.history(keys.inode(1, g.file), 5), g.txn.rows[keys.inode(1, g.file)])),
+    ("kept-marker", lambda g: g.txn.put(keys.history(keys.inode(1, g.file), 5), g.txn.rows[keys.inode(1, g.file)])),
+    ("kept-marker", lambda g: g.txn.put(keys.kept(keys.inode(1, g.file), 5, 0), rows.MARK)),
+    ("unknown-key", lambda g: g.txn.put(keys.kind_range(1, keys.KEPT)[0] + b"\1", rows.MARK)),
+    ("shelf-count", lambda g: g.txn.put(keys.shelf(1, 5, 0), rows.SHELF.dumps(rows.ShelfRow(1, 0)))),
+    ("newest-snapshot", lambda g: g.txn.put(keys.snapshot(1, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))),
+    ("newest-snapshot", lambda g: g.change(keys.volume(1), rows.VOLUME, newest=1)),
+    ("unknown-volume", lambda g: g.txn.put(keys.snapshot(99, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))),
+]
+
 PLANTS: list[tuple[str, Plant]] = [
     ("undecodable", corrupt),
     ("undecodable", lambda g: g.txn.put(keys.reader("bad"), b"short")),
@@ -276,6 +287,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("store", lambda g: stores(g, replace(STORE, changed=1 << 40))),
     ("store-name", lambda g: stores(g, STORE, replace(STORE, store=2, changed=2, name="other"))),
     ("store-secret", lambda g: g.txn.put(keys.store_secret(1), rows.STORE_SECRET.dumps(rows.StoreSecretRow(1, b"x")))),
+    *IN_HISTORY,
     ("reader-count", lambda g: g.remove(keys.reader("reader"))),
     (
         "stale-tombstone",

@@ -18,12 +18,13 @@ from awsomefsd.meta.check.repair import Plan, commands, plan
 from awsomefsd.meta.check.repair_txn import DeviceFacts, FrameFacts, Hints, no_frame
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.row_codecs import OWN_KEY
+from awsomefsd.meta.state.rows_cache import INCOMPAT_SNAPSHOTS
 from tests.rigs.machine_driver import MIB, SEGMENT_BYTES, START_NS
 from tests.rigs.memory_txn import MemTxn
-from tests.unit.meta.check.test_check import IN_POOLS, Ground
+from tests.unit.meta.check.test_check import IN_HISTORY, IN_POOLS, Ground
 from tests.unit.meta.check.test_check import PLANTS as ALL_PLANTS
 
-PLANTS = [(kind, plant) for kind, plant in ALL_PLANTS if plant not in IN_POOLS]  # no repair of pools is built
+PLANTS = [one for one in ALL_PLANTS if one[1] not in IN_POOLS and one not in IN_HISTORY]  # no repair of pools and of history is built
 
 Frames = dict[tuple[int, int], FrameFacts]
 
@@ -130,6 +131,20 @@ def test_rows_that_stand_in_each_others_places_are_all_kept(seed: int) -> None:
             assert found == {key: sound.txn.rows[key] for key in there}, (kind, places, planned.actions)
             moved += 1
     assert moved >= 60, "void: of too few kinds are there rows"
+
+
+def test_a_state_with_snapshots_is_left_alone() -> None:
+    """A repair that does not know the rows of history would take them for strays, and what they hold for lost."""
+    ground = Ground()
+    ground.cluster(incompat=INCOMPAT_SNAPSHOTS, reaps=7)
+    kept = keys.history(keys.inode(1, ground.file), 5)
+    ground.txn.put(kept, ground.txn.rows[keys.inode(1, ground.file)])
+    planned = plan(ground.txn, hints())
+    assert planned.found == planned.remaining != [] and (planned.deletes, planned.puts) == ([], [])
+    ground.txn.delete(keys.cluster())  # it cannot say so any more, and the row of a snapshot does
+    assert kept in plan(ground.txn, hints()).deletes
+    ground.txn.put(keys.snapshot(1, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))
+    assert plan(ground.txn, hints()).deletes == []
 
 
 def test_a_sound_state_is_left_alone() -> None:
