@@ -113,7 +113,9 @@ def _commands() -> list[str]:
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         if isinstance(command, click.Group):
-            below = command.list_commands(click.Context(command, info_name=name, parent=context))
+            inner = click.Context(command, info_name=name, parent=context)
+            found = [(one, command.get_command(inner, one)) for one in command.list_commands(inner)]
+            below = [one for one, made in found if made is not None and not made.hidden]
             rows.append((f"`awsomefsd {name}`", _words(below)))
         else:
             plain.append(name)

@@ -38,6 +38,10 @@ class ClusterRpcs:
             "drain": admin.drain,
             "remove": lambda name: admin.remove(name, force=request.force),
         }
+        if request.action == "maintenance":
+            row, until_ms = admin.maintain(request.node, request.for_ms)
+            logger.warning("a node's maintenance was announced", extra={"changed": row.node, "until_ms": until_ms})
+            return _node(row, until_ms=until_ms)
         if request.action not in actions:
             raise ConfigError(f"{request.action!r} is not an action on a node; choose one of {', '.join(actions)}")
         row = actions[request.action](request.node)
@@ -83,12 +87,13 @@ class ClusterRpcs:
         return pb.RotateCaReply(id=made)
 
 
-def _node(row: NodeInfo, led_ms: int = 0) -> pb.Node:
+def _node(row: NodeInfo, led_ms: int = 0, until_ms: int = 0) -> pb.Node:
     return pb.Node(
         node=row.node, name=row.name, role=row.role, state=row.state, control=row.control, metadata=row.metadata, labels=row.labels,
         joined_ms=row.joined_ms, version=row.version, level=row.level, member=row.member, leader=row.leader,
         heard_ms_ago=row.heard_ms_ago, lag=row.lag, issuer=row.issuer,
         silent_ms=row.silent_ms, carries=row.carries, readiness=readiness(row, led_ms),
+        maintenance_until_ms=until_ms,
     )  # fmt: skip
 
 

@@ -155,6 +155,7 @@ def device_message(
         state=state,
         draining=info.draining,
         home=info.home,
+        pool=info.pool,
         seen=[
             pb.DeviceSeen(
                 node=one.node, name=one.name, path=one.path, bytes=one.bytes, state=one.state, heard_ms_ago=one.heard_ms_ago

@@ -14,6 +14,7 @@ from awsomefsd.admin.mount_service import MountRpcs
 from awsomefsd.admin.observe_service import ObserveRpcs
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.pb import admin_pb2_grpc
+from awsomefsd.admin.pool_service import PoolRpcs
 from awsomefsd.admin.store_service import StoreRpcs
 from awsomefsd.admin.stream_service import StreamRpcs
 from awsomefsd.admin.ui_service import UiRpcs
@@ -34,8 +35,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         observe: ObserveRpcs,
         page: UiRpcs,
         stores: StoreRpcs,
+        pools: PoolRpcs,
     ) -> None:
-        parts = (cluster, devices, volumes, mounts, maintenance, streams, observe, page, stores)
+        parts = (cluster, devices, volumes, mounts, maintenance, streams, observe, page, stores, pools)
         for method in pb.DESCRIPTOR.services_by_name["Admin"].methods:
             (rpc,) = (found for part in parts if (found := getattr(part, method.name, None)) is not None)
             setattr(self, method.name, rpc)

@@ -20,10 +20,12 @@ from awsomefsd.admin.mount_service import mount_message
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.served import samples_of_server, server_messages
 from awsomefsd.admin.volume_service import volume_message
+from awsomefsd.base import levels
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.identity import Node
 from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.base.metrics import Sample
+from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.cluster.membership.view import ClusterView
 from awsomefsd.config.settings import Settings
 from awsomefsd.io.file.damaged_reads import DamagedRead
@@ -33,6 +35,7 @@ from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.api.messages.nodes import ListTokens
 from awsomefsd.meta.net.traffic import REQUESTS
 from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.devices.pool_view import PoolView
 from awsomefsd.node.devices.served_devices import ServedDevices
 from awsomefsd.node.health import figures as described
 from awsomefsd.node.health import join_token, rules
@@ -40,6 +43,7 @@ from awsomefsd.node.health.codes import CODES, INFO, HealthFinding
 from awsomefsd.node.health.stopped_workers import is_stopped
 from awsomefsd.node.maintenance.scrub import FAILED, ScrubProgress
 from awsomefsd.node.mounts import SERVING, Mounts
+from awsomefsd.node.pools import PoolCatalog
 
 CONFLICTS_SHOWN_MAX = 100
 _REQUESTS_HELP = "Requests that the metadata service took while it led, by what they want."
@@ -168,8 +172,19 @@ class NodeStatus:
             host=self._host_problem(),
             segment_server=report.gone if report is not None else "",
             served_devices=[info.path or info.uuid for info in devices if info.pool and info.home == self._node.node],
+            pool=self._pool(view),
+            served=report.state.devices if report is not None and report.state is not None else (),
             join_token=self._join_token(view),
         )
+
+    def _pool(self, view: ClusterView) -> PoolView | None:
+        """Returns the pool as the leader has it; None where there is none, or nobody can say."""
+        if levels.highest() < POOLS or self._node.role != "node":
+            return None
+        pools = PoolCatalog(self._catalog)
+        for pool, volumes, names in self._of_the_leader(view, lambda: [pools.look()] if pools.exists() else []):
+            return PoolView(pool, volumes, names, time.time_ns() // NS_PER_MS)
+        return None
 
     def _join_token(self, view: ClusterView) -> str:
         """Returns why the token that is renewed for machines that come later would not do; "" where there need not be one yet."""
@@ -236,7 +251,10 @@ def node_view(status: pb.Status) -> rules.NodeView:
         conflicts=len(status.conflicts),
         figures=dict(status.figures),
         mounts=[rules.MountFacts(one.directory, one.volume, one.state, one.last_error) for one in status.mounts],
-        devices=[rules.DeviceView(one.uuid, one.path, one.state, one.segments, one.segments_free, one.shared) for one in status.devices],
+        devices=[
+            rules.DeviceView(one.uuid, one.path, one.state, one.segments, one.segments_free, one.shared, bool(one.pool))
+            for one in status.devices
+        ],
     )
 
 

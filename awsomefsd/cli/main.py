@@ -67,6 +67,7 @@ COMMANDS = {
     "umount-helper": ("processes.mount_helper:umount_helper", "Run by /sbin/umount.fuse.awsomefs."),
 }
 UNFINISHED = {  # in no list and no help: what they are part of is not complete
+    "pool": ("looking.pool:pool", "Look at the pool of node-local storage, and say how it heals."),
     "segments": ("processes.segments:segments", "Serve this node's devices of pools."),
     "store": ("objects.store:store", "Add, list, change, check and detach stores of objects."),
     "store-work": ("objects.store_work:store_work", "Do a job at a store (run by the daemon)."),

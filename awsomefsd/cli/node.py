@@ -10,6 +10,7 @@ import click
 from awsomefsd.base.errors import NotFound
 from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_fields, print_json, print_table, say
+from awsomefsd.cli.token import seconds
 
 _DONE = {
     "cordon": "takes nothing new now",
@@ -150,6 +151,32 @@ def drain(invocation: Invocation, name: str, form: str) -> None:
     this again.  The node stays draining, also then, until `awsomefsd node uncordon`.
     """
     _act(invocation, "drain", name, form)
+
+
+@node.command(hidden=True)
+@click.argument("name", metavar="NODE")
+@click.option("--for", "length", default="", help="For how long: a number with s, m, h or d, 7d at most.")
+@click.option("--end", "ends", is_flag=True, help="It is over.")
+@output_option
+@click.pass_obj
+def maintenance(invocation: Invocation, name: str, length: str, ends: bool, form: str) -> None:
+    """Announce that the node will be away for some time, such as --for 1h.
+
+    Until then nothing is copied because its devices of a pool are away.  That ends by itself; the devices are lost some minutes later, as
+    those of any node, if they are not back.
+    """
+    if bool(length) == ends:
+        raise click.UsageError("say --for how long, or --end")
+    for_ms = 1_000 * seconds(length, "--for") if length else 0
+    with invocation.client() as client:
+        changed = client.call("SetNode", node=name, action="maintenance", for_ms=for_ms)
+    if form == "json":
+        print_json(message_dict(changed))
+    elif ends:
+        say(f"node {changed.name} ({changed.node}) is not under maintenance any more")
+    else:
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed.maintenance_until_ms / 1_000))
+        say(f"node {changed.name} ({changed.node}) is under maintenance until {until}: nothing is copied because it is away")
 
 
 @node.command()

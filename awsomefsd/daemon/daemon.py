@@ -39,6 +39,7 @@ from awsomefsd.cluster.membership.cluster_status import ClusterStatus
 from awsomefsd.cluster.membership.known_voters import in_cluster, reports
 from awsomefsd.cluster.membership.membership import MembershipTasks, again
 from awsomefsd.cluster.membership.metadata_host import MetadataHost
+from awsomefsd.cluster.pki.node_admin import NO_POOLS, NodePools
 from awsomefsd.config.settings import Settings
 from awsomefsd.daemon.keep_mounts import HostEvents, keep_mounts
 from awsomefsd.daemon.loop_waits import ended
@@ -136,13 +137,21 @@ class Daemon:
                 settings, self.node, self.metadata.query, self.access.ask, reporter.state,
                 mounted=lambda: [view.directory for view in self.mounts.views()],
                 end_mount=lambda directory: self.mounts.umount(directory, force=True),
-                leads=lambda: self.metadata.leads, applied=lambda: self.metadata.applied,
+                leads=lambda: self.metadata.leads, applied=lambda: self.metadata.applied, pools=self._pools(),
             )  # fmt: skip
             self.host_events = HostEvents(settings.run_dir)
             undo.callback(self.host_events.close)
             self._start_collecting(undo)
             self._serve(undo)
             self._undo = undo.pop_all()
+
+    def _pools(self) -> NodePools:
+        if levels.highest() < POOLS:
+            return NO_POOLS
+        from awsomefsd.node.devices.node_pools import PoolsOfNodes
+        from awsomefsd.node.devices.pool_operations import PoolOperations
+
+        return PoolsOfNodes(self.catalog, PoolOperations(self.node.cluster, self.access.ask, self.catalog))
 
     def _mounts(self, removed: Callable[[], str]) -> Mounts:
         settings, worker = self.settings, own_worker if self.host_keeper is None else self.host_keeper.worker
@@ -210,7 +219,9 @@ class Daemon:
         settings = self.settings
         tls = TlsFiles(*certificates(settings))
         servers, copying = (PoolServers(self.node.node, str(settings.run_dir / BAYS_SOCKET), tls) for _ in range(2))
-        upkeep = PoolUpkeep(self.access.ask, self.catalog.propose, servers, copying, lambda: self.metadata.leads, self.membership.applied)
+        upkeep = PoolUpkeep(
+            self.access.ask, self.catalog.propose, servers, copying, lambda: self.metadata.leads, self.membership.applied, self.node.node
+        )  # fmt: skip
         upkeep.start()
         undo.callback(upkeep.stop)
 
@@ -272,12 +283,14 @@ class Daemon:
         from awsomefsd.admin.maintenance_service import MaintenanceRpcs
         from awsomefsd.admin.mount_service import MountRpcs
         from awsomefsd.admin.observe_service import ObserveRpcs
+        from awsomefsd.admin.pool_service import PoolRpcs
         from awsomefsd.admin.service import AdminService
         from awsomefsd.admin.store_service import StoreRpcs
         from awsomefsd.admin.stream_service import StreamRpcs
         from awsomefsd.admin.streams import Streams
         from awsomefsd.admin.ui_service import UiRpcs
         from awsomefsd.admin.volume_service import VolumeRpcs
+        from awsomefsd.node.pools import PoolCatalog
         from awsomefsd.node.stores import StoreCatalog
 
         settings, cluster = self.settings, self.node.cluster
@@ -294,6 +307,7 @@ class Daemon:
             ObserveRpcs(self.catalog, self.figures.samples, stopping),
             UiRpcs(page.login),
             StoreRpcs(StoreCatalog(self.catalog, cluster)),
+            PoolRpcs(PoolCatalog(self.catalog)),
         )
 
     def _serve_csi(self) -> CsiServer | None:

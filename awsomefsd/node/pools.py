@@ -5,16 +5,20 @@ Pools are not complete in this build.  No cluster acts at their level but those 
 
 from __future__ import annotations
 
+import errno
+
 from awsomefsd.base import levels
-from awsomefsd.base.errors import Error, Refused
+from awsomefsd.base.errors import ConfigError, Error, FsError, Refused
 from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.base.types import SPREAD_HOST, Redundancy, VolumeInfo
 from awsomefsd.config.redundancy import parse_redundancy
-from awsomefsd.meta.api.commands import DeleteVolume, SetRedundancy
+from awsomefsd.meta.api.commands import DeleteVolume, SetPool, SetRedundancy
 from awsomefsd.meta.api.messages.nodes import ListNodes
+from awsomefsd.meta.api.messages.pools import GetPool, GetPoolVolumes, Pool, PoolVolumes
 from awsomefsd.node.catalog import Catalog
 
 POOL = 1  # there is one
+NO_DEVICE = "no device is in a pool; add one with `awsomefsd device add PATH --pool` on each node"
 
 
 class PoolCatalog:
@@ -39,13 +43,46 @@ class PoolCatalog:
         nodes = [node for node in self._catalog.ask(ListNodes()).nodes if node.node in homes]
         return sorted({node.labels.get("host", node.name or node.node) for node in nodes})
 
+    def exists(self) -> bool:
+        """Returns whether a device of the cluster is in the pool."""
+        return any(info.pool == POOL for info in self._catalog.devices())
+
+    def look(self) -> tuple[Pool, PoolVolumes, dict[str, str]]:
+        """Returns the pool as the leader has it, its volumes, and the names of nodes.  Raises Refused where there is none."""
+        self.require_level()
+        try:
+            pool: Pool = self._catalog.ask(GetPool(POOL))
+            volumes: PoolVolumes = self._catalog.ask(GetPoolVolumes(POOL))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            raise Refused(NO_DEVICE) from err
+        return pool, volumes, {node.node: node.name for node in self._catalog.ask(ListNodes()).nodes}
+
+    def set_pool(
+        self, heal_bytes_per_s: int | None = None, lost_after_ms: int | None = None, reserve_percent: int | None = None
+    ) -> None:
+        """Says how the pool heals; what is None stays as it is.  Raises Refused, ConfigError."""
+        pool = self.look()[0]
+        command = SetPool(
+            POOL, pool.heal_bytes_per_s if heal_bytes_per_s is None else heal_bytes_per_s,
+            pool.lost_after_ms if lost_after_ms is None else lost_after_ms,
+            pool.reserve_percent if reserve_percent is None else reserve_percent,
+        )  # fmt: skip
+        try:
+            self._catalog.propose(command)
+        except FsError as err:
+            if err.errno == errno.EINVAL:
+                raise ConfigError(str(err)) from err
+            raise
+
     def want(self, text: str) -> Redundancy:
         """Returns what a volume is to survive, if it is possible now.  Raises ConfigError for what is no redundancy, and Refused."""
         want = parse_redundancy(text)
         self.require_level()
         hosts = self.hosts(POOL)
         if not hosts:
-            raise Refused("no device is in a pool; add one with `awsomefsd device add PATH --pool` on each node")
+            raise Refused(NO_DEVICE)
         if want.spread == SPREAD_HOST and want.min_copies > len(hosts):
             raise Refused(
                 f"{text}: {want.min_copies} mirrors at least have to be on different hosts, and the pool has {len(hosts)} "

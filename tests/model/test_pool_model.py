@@ -30,6 +30,7 @@ class PoolModel(RuleBasedStateMachine):
         self.leased: list[SegmentInBays] = []
         self.planned: list[tuple[int, int, int, int, int, tuple[int, int]]] = []
         self.names = 0
+        self.removed: set[int] = set()
 
     @initialize(copies=st.integers(1, 3), least=st.integers(1, 3))
     def begin(self, copies: int, least: int) -> None:
@@ -122,6 +123,8 @@ class PoolModel(RuleBasedStateMachine):
     @rule(device=st.integers(1, HOSTS + 1), late=st.integers(0, 1))
     def trim(self, device: int, late: int) -> None:
         """The server trims what the log calls stale, and says so, perhaps of something else too."""
+        if device in self.removed:
+            return
         found = self.drive.stale(device)
         wrong = [(index, segment, entry - late) for index, segment, entry in found]
         if not late:
@@ -138,9 +141,19 @@ class PoolModel(RuleBasedStateMachine):
 
     @rule(device=st.integers(1, HOSTS))
     def attach(self, device: int) -> None:
-        self.drive.attach(device)
+        if device not in self.removed:
+            self.drive.attach(device)
 
-    @rule(device=st.integers(1, HOSTS), draining=st.booleans())
+    @rule(device=st.integers(HOSTS, HOSTS + 1), count=st.integers(1, 8))
+    def remove(self, device: int, count: int) -> None:
+        """A device goes with what no row names, a bounded number of rows at once; it does not come back."""
+        if isinstance(self.drive.apply(c.RemoveDevice(device, count), **HOST), m.Made):
+            self.removed.add(device)
+            self.disks = {place: held for place, held in self.disks.items() if place[0] != device}
+            reply = self.drive.apply(c.AttachDevice(device, 1 << 32, f"n{device}", True), **HOST)
+            assert isinstance(reply, m.Failed), "a device that was removed is attached"
+
+    @rule(device=st.integers(1, HOSTS + 1), draining=st.booleans())
     def drain(self, device: int, draining: bool) -> None:
         self.drive.apply(c.DrainDevice(device, draining), **HOST)
 

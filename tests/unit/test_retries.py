@@ -64,6 +64,7 @@ RETRIES: dict[str, tuple[str, str]] = {
     "meta.client.tls_layer:shake": (DEADLINE, ANSWER),  # that of the socket
     "meta.server.admission:hand_in": (TURN, ANSWER),
     "meta.server.connections:next_request": (TURN, ANSWER),
+    "node.devices.pool_operations:_lock": (DEADLINE, ANSWER),
     "node.maintenance.checkpoints:_main": (STOP, LOG),
     "node.maintenance.collection:_run": (STOP, LOG),
     "node.mounts:_attach_or_start": (DEADLINE, ANSWER),

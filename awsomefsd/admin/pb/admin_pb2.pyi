@@ -157,7 +157,7 @@ class Conflict(_message.Message):
     def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state", "draining", "home", "seen", "alone_ms", "served")
+    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state", "draining", "home", "seen", "alone_ms", "served", "pool")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,7 @@ class Device(_message.Message):
     SEEN_FIELD_NUMBER: _ClassVar[int]
     ALONE_MS_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
     device: int
     uuid: str
     path: str
@@ -186,7 +187,8 @@ class Device(_message.Message):
     seen: _containers.RepeatedCompositeFieldContainer[DeviceSeen]
     alone_ms: int
     served: _containers.RepeatedCompositeFieldContainer[ServedDevice]
-    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ..., draining: _Optional[bool] = ..., home: _Optional[str] = ..., seen: _Optional[_Iterable[_Union[DeviceSeen, _Mapping]]] = ..., alone_ms: _Optional[int] = ..., served: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ...) -> None: ...
+    pool: int
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ..., draining: _Optional[bool] = ..., home: _Optional[str] = ..., seen: _Optional[_Iterable[_Union[DeviceSeen, _Mapping]]] = ..., alone_ms: _Optional[int] = ..., served: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ..., pool: _Optional[int] = ...) -> None: ...
 
 class ServedDevice(_message.Message):
     __slots__ = ("bays", "bays_open", "copying", "work")
@@ -273,6 +275,146 @@ class GrowDeviceRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     device: str
     def __init__(self, device: _Optional[str] = ...) -> None: ...
+
+class GetPoolStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SetPoolRequest(_message.Message):
+    __slots__ = ("heal_bytes_per_s", "lost_after_ms", "reserve_percent")
+    HEAL_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    heal_bytes_per_s: int
+    lost_after_ms: int
+    reserve_percent: int
+    def __init__(self, heal_bytes_per_s: _Optional[int] = ..., lost_after_ms: _Optional[int] = ..., reserve_percent: _Optional[int] = ...) -> None: ...
+
+class PoolStatus(_message.Message):
+    __slots__ = ("segment_bytes", "raw_bytes", "raw_free_bytes", "stale_bytes", "reserved_bytes", "total_bytes", "free_bytes", "promised_bytes", "policies", "lacks", "lost_segments", "lacking_since_ms", "walks", "counted_ms_ago", "healing", "hosts", "heal_bytes_per_s", "lost_after_ms", "reserve_percent")
+    SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RAW_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STALE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
+    LOST_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    LACKING_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    WALKS_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    HEALING_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    HEAL_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    segment_bytes: int
+    raw_bytes: int
+    raw_free_bytes: int
+    stale_bytes: int
+    reserved_bytes: int
+    total_bytes: int
+    free_bytes: int
+    promised_bytes: int
+    policies: _containers.RepeatedCompositeFieldContainer[PoolPolicy]
+    lacks: _containers.RepeatedCompositeFieldContainer[PoolLack]
+    lost_segments: int
+    lacking_since_ms: int
+    walks: int
+    counted_ms_ago: int
+    healing: PoolHealing
+    hosts: _containers.RepeatedCompositeFieldContainer[PoolHost]
+    heal_bytes_per_s: int
+    lost_after_ms: int
+    reserve_percent: int
+    def __init__(self, segment_bytes: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., raw_free_bytes: _Optional[int] = ..., stale_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., promised_bytes: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[PoolPolicy, _Mapping]]] = ..., lacks: _Optional[_Iterable[_Union[PoolLack, _Mapping]]] = ..., lost_segments: _Optional[int] = ..., lacking_since_ms: _Optional[int] = ..., walks: _Optional[int] = ..., counted_ms_ago: _Optional[int] = ..., healing: _Optional[_Union[PoolHealing, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[PoolHost, _Mapping]]] = ..., heal_bytes_per_s: _Optional[int] = ..., lost_after_ms: _Optional[int] = ..., reserve_percent: _Optional[int] = ...) -> None: ...
+
+class PoolPolicy(_message.Message):
+    __slots__ = ("redundancy", "volumes", "total_bytes", "free_bytes", "copies", "min_copies", "domains")
+    REDUNDANCY_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    MIN_COPIES_FIELD_NUMBER: _ClassVar[int]
+    DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    redundancy: str
+    volumes: _containers.RepeatedScalarFieldContainer[str]
+    total_bytes: int
+    free_bytes: int
+    copies: int
+    min_copies: int
+    domains: int
+    def __init__(self, redundancy: _Optional[str] = ..., volumes: _Optional[_Iterable[str]] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., copies: _Optional[int] = ..., min_copies: _Optional[int] = ..., domains: _Optional[int] = ...) -> None: ...
+
+class PoolLack(_message.Message):
+    __slots__ = ("priority", "what", "segments", "bytes_at_most")
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    priority: int
+    what: str
+    segments: int
+    bytes_at_most: int
+    def __init__(self, priority: _Optional[int] = ..., what: _Optional[str] = ..., segments: _Optional[int] = ..., bytes_at_most: _Optional[int] = ...) -> None: ...
+
+class PoolHealing(_message.Message):
+    __slots__ = ("copies", "bytes_per_s", "seconds_left", "asleep", "why", "idle_ms")
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    ASLEEP_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    copies: int
+    bytes_per_s: int
+    seconds_left: int
+    asleep: int
+    why: str
+    idle_ms: int
+    def __init__(self, copies: _Optional[int] = ..., bytes_per_s: _Optional[int] = ..., seconds_left: _Optional[int] = ..., asleep: _Optional[int] = ..., why: _Optional[str] = ..., idle_ms: _Optional[int] = ...) -> None: ...
+
+class PoolHost(_message.Message):
+    __slots__ = ("host", "name", "maintenance_until_ms", "bays", "free", "stale", "devices")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAINTENANCE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    BAYS_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    name: str
+    maintenance_until_ms: int
+    bays: int
+    free: int
+    stale: int
+    devices: _containers.RepeatedCompositeFieldContainer[PoolDevice]
+    def __init__(self, host: _Optional[str] = ..., name: _Optional[str] = ..., maintenance_until_ms: _Optional[int] = ..., bays: _Optional[int] = ..., free: _Optional[int] = ..., stale: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[PoolDevice, _Mapping]]] = ...) -> None: ...
+
+class PoolDevice(_message.Message):
+    __slots__ = ("device", "node", "device_class", "state", "bays", "free", "stale", "left_alone")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    BAYS_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_ALONE_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    node: str
+    device_class: str
+    state: str
+    bays: int
+    free: int
+    stale: int
+    left_alone: bool
+    def __init__(self, device: _Optional[int] = ..., node: _Optional[str] = ..., device_class: _Optional[str] = ..., state: _Optional[str] = ..., bays: _Optional[int] = ..., free: _Optional[int] = ..., stale: _Optional[int] = ..., left_alone: _Optional[bool] = ...) -> None: ...
 
 class DrainDeviceRequest(_message.Message):
     __slots__ = ("device", "undo", "look")
@@ -766,7 +908,7 @@ class ListNodesReply(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "name", "role", "state", "control", "metadata", "labels", "joined_ms", "version", "level", "member", "leader", "heard_ms_ago", "lag", "issuer", "silent_ms", "carries", "readiness")
+    __slots__ = ("node", "name", "role", "state", "control", "metadata", "labels", "joined_ms", "version", "level", "member", "leader", "heard_ms_ago", "lag", "issuer", "silent_ms", "carries", "readiness", "maintenance_until_ms")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -792,6 +934,7 @@ class Node(_message.Message):
     SILENT_MS_FIELD_NUMBER: _ClassVar[int]
     CARRIES_FIELD_NUMBER: _ClassVar[int]
     READINESS_FIELD_NUMBER: _ClassVar[int]
+    MAINTENANCE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     name: str
     role: str
@@ -810,17 +953,20 @@ class Node(_message.Message):
     silent_ms: int
     carries: bool
     readiness: str
-    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., control: _Optional[str] = ..., metadata: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., joined_ms: _Optional[int] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard_ms_ago: _Optional[int] = ..., lag: _Optional[int] = ..., issuer: _Optional[str] = ..., silent_ms: _Optional[int] = ..., carries: _Optional[bool] = ..., readiness: _Optional[str] = ...) -> None: ...
+    maintenance_until_ms: int
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., control: _Optional[str] = ..., metadata: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., joined_ms: _Optional[int] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard_ms_ago: _Optional[int] = ..., lag: _Optional[int] = ..., issuer: _Optional[str] = ..., silent_ms: _Optional[int] = ..., carries: _Optional[bool] = ..., readiness: _Optional[str] = ..., maintenance_until_ms: _Optional[int] = ...) -> None: ...
 
 class SetNodeRequest(_message.Message):
-    __slots__ = ("node", "action", "force")
+    __slots__ = ("node", "action", "force", "for_ms")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    FOR_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     action: str
     force: bool
-    def __init__(self, node: _Optional[str] = ..., action: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    for_ms: int
+    def __init__(self, node: _Optional[str] = ..., action: _Optional[str] = ..., force: _Optional[bool] = ..., for_ms: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("force", "purge", "destroy")

@@ -74,6 +74,16 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceReply.FromString,
                 _registered_method=True)
+        self.GetPoolStatus = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GetPoolStatus',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPoolStatusRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.FromString,
+                _registered_method=True)
+        self.SetPool = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/SetPool',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetPoolRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.FromString,
+                _registered_method=True)
         self.ListQuarantine = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/ListQuarantine',
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListQuarantineRequest.SerializeToString,
@@ -324,6 +334,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPoolStatus(self, request, context):
+        """The pool of node-local storage: its room by policy, host and device, what it lacks, and how that is mended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPool(self, request, context):
+        """How a pool heals.  Fields that are left out stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListQuarantine(self, request, context):
         """Segments that a late write of an ended session may still reach.
         """
@@ -458,7 +482,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListNodes(self, request, context):
-        """Nodes of the cluster.  SetNode: `action` is "cordon", "uncordon", "drain" or "remove"; drain and remove are refused (WouldLoseData)
+        """Nodes of the cluster.  SetNode: `action` is "cordon", "uncordon", "drain", "remove" or "maintenance"; drain and remove are refused (WouldLoseData)
         while the node has data or mounts, remove not if `force`; nothing removes the majority of the metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -622,6 +646,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.IdentifyDevice,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceReply.SerializeToString,
+            ),
+            'GetPoolStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPoolStatus,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPoolStatusRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.SerializeToString,
+            ),
+            'SetPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPool,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetPoolRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.SerializeToString,
             ),
             'ListQuarantine': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQuarantine,
@@ -1030,6 +1064,60 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/IdentifyDevice',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.IdentifyDeviceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPoolStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GetPoolStatus',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPoolStatusRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/SetPool',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SetPoolRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PoolStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,7 @@ from awsomefsd.cluster.control.server import ControlCaller, ControlMethod, Contr
 from awsomefsd.cluster.founding.admit import FoundingAdmission
 from awsomefsd.cluster.messages import ControlMessage, Leave, RenewCertificate, Renewed, RotateCa
 from awsomefsd.cluster.pki import ca, rotation
-from awsomefsd.cluster.pki.node_admin import NodeAdmin
+from awsomefsd.cluster.pki.node_admin import NO_POOLS, NodeAdmin, NodePools
 from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.cluster.pki.renewal import Renewal
 from awsomefsd.cluster.pki.signing import Signing
@@ -75,6 +75,7 @@ class ControlService:
         end_mount: Callable[[str], object] = lambda directory: None,
         leads: Callable[[], bool] = lambda: True,
         applied: Callable[[], int] = lambda: 0,
+        pools: NodePools = NO_POOLS,
     ) -> None:
         """`mounted` returns the directories with mounts of this node; `end_mount` unmounts one of them by force and raises Error.
 
@@ -91,7 +92,8 @@ class ControlService:
         self._settled_index = 0  # `applied` before a look that found no rotation under way
         self.files = PkiFiles(settings.state_dir)
         self.signing = Signing(identity.cluster, identity.site, self.ask_here, life=life)
-        self.admin = NodeAdmin(identity.cluster, call)
+        self._pools = pools
+        self.admin = NodeAdmin(identity.cluster, call, pools=pools)
         self.renewal = Renewal(self.files, self._renewed)
         self.table: dict[type, ControlMethod] = methods(self.signing, self.files.read_bundle, self._removed)
         self.server: ControlServer | None = None
@@ -230,7 +232,7 @@ class ControlService:
 
     def _removed(self, node: str, force: bool) -> None:
         """Removes a node on this node, while it leads."""
-        NodeAdmin(self._node.cluster, self.ask_here).leave(node, force=force)
+        NodeAdmin(self._node.cluster, self.ask_here, pools=self._pools).leave(node, force=force)
 
     # --- tasks -------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:

@@ -12,7 +12,7 @@ import errno
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -27,6 +27,47 @@ from awsomefsd.meta.api.messages.nodes import CaInfo, ListCas, ListNodes, ListTo
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 
 Call = Callable[[Any], Any]
+
+
+class NodePools(Protocol):
+    """The devices that nodes have in pools (node/devices/node_pools.py)."""
+
+    def drain(self, node: str) -> None:
+        """Begins to empty the devices of a node.  Raises Refused if that would never end."""
+
+    def use_again(self, node: str) -> None:
+        """Ends these drains."""
+
+    def in_the_way(self, node: str) -> str:
+        """Returns what keeps a node from being removed without a loss, in words; "" if nothing does."""
+
+    def remove(self, node: str) -> None:
+        """Removes the empty devices of a node that is removed."""
+
+    def maintain(self, node: str, for_ms: int) -> int:
+        """Has no device of a node count as lost for so long; returns until when.  Raises Refused, ConfigError."""
+
+
+class _NoPools:
+    """Of a node that knows no pools."""
+
+    def drain(self, node: str) -> None:
+        pass
+
+    def use_again(self, node: str) -> None:
+        pass
+
+    def in_the_way(self, node: str) -> str:
+        return ""
+
+    def remove(self, node: str) -> None:
+        pass
+
+    def maintain(self, node: str, for_ms: int) -> int:
+        raise Refused("pools of node-local storage are not complete in this build, and only for their healing a maintenance is announced")
+
+
+NO_POOLS: NodePools = _NoPools()
 HEARD_MS_MAX = 10_000  # a node not heard for so long does not count in a majority
 VOTES_WAIT_S = 15.0  # for the vote of a node that was removed before to be taken away; it takes a second or two
 SESSIONS_WAIT_S = SESSION_TTL_MS / 1_000 + 2.0
@@ -44,12 +85,14 @@ class NodeAdmin:
         now_ms: Callable[[], int] = lambda: time.time_ns() // NS_PER_MS,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        pools: NodePools = NO_POOLS,
     ) -> None:
         self._cluster = cluster
         self._call = call
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._sleep = sleep
+        self._pools = pools
 
     def _propose(self, command: Any) -> Any:
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
@@ -85,7 +128,19 @@ class NodeAdmin:
         return self._set(self.find(name), "cordoned")
 
     def uncordon(self, name: str) -> NodeInfo:
-        return self._set(self.find(name), "active")
+        """Lets a node take new work; the devices of one that was drained take data again."""
+        row = self.find(name)
+        if row.state == "draining":
+            self._pools.use_again(row.node)
+        return self._set(row, "active")
+
+    def maintain(self, name: str, for_ms: int) -> tuple[NodeInfo, int]:
+        """Announces that a node may be away for so long, 0: ends that; returns its row, and until when (wall clock, 0: it has ended)."""
+        row = self.find(name)
+        try:
+            return row, self._pools.maintain(row.node, for_ms)
+        except Refused as err:
+            raise Refused(f"node {row.name}: {err}") from err
 
     def _set(self, row: NodeInfo, state: str) -> NodeInfo:
         self._propose(SetNodeState(row.node, state))
@@ -98,6 +153,10 @@ class NodeAdmin:
         Raises WouldLoseData while something is left on it; it takes nothing new from now on all the same.
         """
         row = self._set(self.find(name), "draining")
+        try:
+            self._pools.drain(row.node)
+        except Refused as err:
+            raise WouldLoseData(f"node {row.name} takes nothing new, and cannot be emptied: {err}") from err
         left = self._in_the_way(row)
         if left:
             raise WouldLoseData(f"node {row.name} takes nothing new, and is not empty: {'; '.join(left)}")
@@ -162,6 +221,7 @@ class NodeAdmin:
                 f"node {row.name} is not empty: {'; '.join(left)}.  To remove it and lose that: awsomefsd node remove {row.node} --force"
             )
         self._take_out(row)
+        self._pools.remove(row.node)
         self._end_sessions(row.node)
         return row
 
@@ -207,6 +267,8 @@ class NodeAdmin:
             found.append(
                 f"its devices hold {segments} with {size >> 20} MiB of volumes that lie nowhere else (copy or delete those files first)"
             )
+        if pooled := self._pools.in_the_way(row.node):
+            found.append(pooled)
         return found
 
     def _live_on(self, row: NodeInfo) -> tuple[int, int]:

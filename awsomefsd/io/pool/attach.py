@@ -36,12 +36,12 @@ from awsomefsd.io.device.device import BlockDevice, Device
 from awsomefsd.io.device.identified import require_identity
 from awsomefsd.io.device.superblock import Superblock, write_superblock
 from awsomefsd.io.pool.bay_walk import TILE_BYTES_MAX, BayExtent, last_frame, read_footer
+from awsomefsd.io.pool.server_state import ROLLED_BACK
 from awsomefsd.meta.api.commands.pools import AttachDevice
 from awsomefsd.meta.api.messages import GetSegments
 from awsomefsd.meta.api.messages.devices import BayInfo, GetBays
 
 log = logging.getLogger(__name__)
-ROLLED_BACK = "rolled back: "  # begins the message of RolledBack
 Ask = Callable[[Any], Any]
 
 

@@ -25,6 +25,7 @@ STATE_SOCKET = "segments.sock"  # in the run directory
 BAYS_SOCKET = "bays.sock"  # there too: records, for processes of this node
 OK = "ok"
 ATTACHING = "it is being attached"  # the state of a device that is about to be served
+ROLLED_BACK = "rolled back: "  # begins the message of RolledBack (attach.py); a health code goes by it
 _TIMEOUT_S = 2.0
 _BYTES_MAX = 1 << 20
 

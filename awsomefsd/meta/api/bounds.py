@@ -31,6 +31,7 @@ from awsomefsd.base.limits import (
 from awsomefsd.meta.api import commands, messages
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import NodeReport
+from awsomefsd.meta.api.messages.pools import PoolCensus
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
@@ -53,6 +54,7 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.BaysTrimmed: {"bays": LISTED_PER_COMMAND_MAX},
     commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
+    PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX},
 }
 
 _Range = tuple[str, int, int]
@@ -147,6 +149,10 @@ def _check_node(value: NodeReport) -> None:
     _bound("NodeReport", NODE_REPORT_TEXT_BYTES_MAX, (*texts, *value.labels, *value.labels.values()))
 
 
+def _check_census(value: PoolCensus) -> None:
+    _bound("ReportCensus", NODE_REPORT_TEXT_BYTES_MAX, [value.why])
+
+
 def _bound(what: str, most: int, texts: Iterable[str]) -> None:
     total = sum(map(_bytes_of, texts))
     if total > most:
@@ -159,6 +165,7 @@ def _bytes_of(text: str) -> int:
 
 _CHECKS: dict[type, Callable[[Any], None]] = {
     commands.SetAtimes: _check_atimes, messages.Report: _check_figures, ReportDevices: _check_devices, NodeReport: _check_node,
+    PoolCensus: _check_census,
 }  # fmt: skip
 
 for _type in (*typing.get_args(messages.Body), *typing.get_args(commands.AnyCommand)):

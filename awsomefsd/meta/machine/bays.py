@@ -2,7 +2,7 @@
 
 A bay is free, stale, or named by the row of one segment.  Its BayRow says what it is, and which entry made it that; a free bay has none.
 
-    free -> mirror (LeaseBays) or copying (PlanMirror) -> stale -> free (BaysTrimmed, and nothing else)
+    free -> mirror (LeaseBays) or copying (PlanMirror) -> stale -> free (BaysTrimmed, and nothing else; or it goes with a lost device)
 
 The bays of a segment that is being written never change.  What counts in one is said by entries alone: a mirror is durable as far as a
 Commit named it, and nobody is asked for a length.  A session that ends leaves its segments sealed at once: behind what is committed
@@ -143,6 +143,16 @@ def trimmed(state: State, entry: Entry, command: BaysTrimmed) -> Reply:
     device.stale -= freed
     state.save_device(device)
     return Made(freed)
+
+
+def forget_stale(state: State, device: rows.DeviceRow, index: int) -> None:
+    """Deletes the row of a bay, if there is one: the device is removed.  The caller saves the device."""
+    key = keys.bay(device.device, index)
+    row: rows.BayRow | None = state.read(key, rows.BAY)
+    if row is not None:
+        assert row.role == BAY_STALE, "a device is removed on which something lies"
+        state.txn.delete(key)
+        device.stale -= 1
 
 
 def wrong(state: State, entry: Entry, command: BaysWrong) -> Reply:

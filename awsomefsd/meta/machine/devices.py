@@ -7,6 +7,7 @@ What was promised to writers must fit the other devices of its kind from that en
 Removing needs a drained device without a single segment in use.  The row stays, marked `removed` and with no segments: numbers of devices
 and segments never come again, so nothing that was written there can be taken for anything else, and a check of the state sees no gap.
 The rows of its segments go a bounded number an entry; until the last is gone the command is repeated, and a state in between is whole.
+A device of a pool that is lost may have stale bays: its server, which would trim them, does not come back.
 
 A device that no node sees is *absent*: it takes no data, as one that is drained, and what it holds stays where it is.  Promises may be
 more than the others have room for then; what was written waits in its mount until there is some.  It ends when a node sees the device.
@@ -21,7 +22,7 @@ from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetAbsent, SetDeviceEra
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.meta.machine import locality, pools
+from awsomefsd.meta.machine import bays, locality, pools
 from awsomefsd.meta.machine.device_numbers import number_of
 from awsomefsd.meta.machine.quota import device_bytes_unpromised
 from awsomefsd.meta.state import keys, rows
@@ -67,7 +68,7 @@ def drain(state: State, entry: Entry, command: DrainDevice) -> Reply:
         return Done()
     device.draining = command.draining
     try:
-        if command.draining:
+        if command.draining and not (device.pool and (device.absent or device.lost)):  # nothing is promised of what is away
             _check_rest(state, device)
     except FsError:
         device.draining = False
@@ -120,8 +121,9 @@ def remove(state: State, entry: Entry, command: RemoveDevice) -> Reply:
     if not device.removed:
         if not device.draining:
             raise FsError(errno.EBUSY, f"device {device.device} is in use; drain it first")
-        if device.segments_free != device.segments:
-            raise FsError(errno.ENOTEMPTY, f"{device.segments - device.segments_free} segments of device {device.device} are in use")
+        used = device.segments - device.segments_free - (device.stale if device.pool and device.lost else 0)
+        if used:
+            raise FsError(errno.ENOTEMPTY, f"{used} segments of device {device.device} are in use")
         usable = 0 if device.pool else usable_bytes(device.segment_bytes) * device.segments
         state.cluster.total_bytes -= usable
         state.cluster.free_bytes -= usable
@@ -129,7 +131,9 @@ def remove(state: State, entry: Entry, command: RemoveDevice) -> Reply:
         device.removed = True
     for _ in range(min(command.count, ROWS_REMOVED_MAX, device.unused_from)):
         device.unused_from -= 1
-        if not device.pool:
+        if device.pool:
+            bays.forget_stale(state, device, device.unused_from)
+        else:
             state.drop(keys.segment(number_of(device, device.unused_from)))
         state.txn.delete(keys.free(device.device, device.unused_from))
     state.save_device(device)

@@ -119,6 +119,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.SetRedundancy: pools.set_redundancy,
     c.NeedSegments: pools.need_segments,
     c.SetPool: pools.set_pool,
+    c.SetMaintenance: pools.set_maintenance,
     c.LeaseBays: pools.lease,
     c.PlanMirror: bays.plan_mirror,
     c.MirrorMade: bays.mirror_made,

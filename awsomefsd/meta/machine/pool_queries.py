@@ -9,23 +9,54 @@ import errno
 from itertools import islice
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.limits import BAYS_PER_ANSWER_MAX, NEEDS_PER_ANSWER_MAX, STALE_BAYS_LOOKED_AT_MAX
+from awsomefsd.base.limits import BAYS_PER_ANSWER_MAX, NEEDS_COUNTED_MAX, NEEDS_PER_ANSWER_MAX, STALE_BAYS_LOOKED_AT_MAX
 from awsomefsd.base.types import BAY_COPYING, BAY_STALE
-from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays, NeedsFound, Pool, PoolDeviceInfo, SegmentNeed, StaleBays
-from awsomefsd.meta.machine import bays, nodes, pools
+from awsomefsd.meta.api.messages.pools import (
+    CountNeeds,
+    GetNeeds,
+    GetPool,
+    GetPoolVolumes,
+    GetStaleBays,
+    NeedsCounted,
+    NeedsFound,
+    Pool,
+    PoolDeviceInfo,
+    PoolVolume,
+    PoolVolumes,
+    SegmentNeed,
+    StaleBays,
+)
+from awsomefsd.meta.machine import bays, locality, nodes, pool_space, pools
 from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.pools import LAST_MIRROR, NEED_PRIORITIES, complete, counts
 from awsomefsd.meta.state.rows_cache import State
 
 
 def get_pool(state: State, body: GetPool) -> Pool:
     """Answers GetPool, without the safe index, which the leader knows."""
-    pool = pools.of_number(state, body.pool) if 0 < body.pool < 1 << 16 else None
-    if pool is None:
-        raise FsError(errno.ENOENT, f"there is no pool {body.pool}")
+    pool = _existing(state, body.pool)
     devices = [_device(state, row) for row in state.devices() if row.pool == pool.pool and not row.removed]
     return Pool(
         pool.segment_bytes, pool.heal_bytes_per_s, pool.lost_after_ms, pool.reserve_percent, pool.maintenance,
         len(pools.walks_of(state)), devices,
+    )  # fmt: skip
+
+
+def _existing(state: State, number: int) -> rows.PoolRow:
+    pool = pools.of_number(state, number) if 0 < number < 1 << 16 else None
+    if pool is None:
+        raise FsError(errno.ENOENT, f"there is no pool {number}")
+    return pool
+
+
+def get_volumes(state: State, body: GetPoolVolumes) -> PoolVolumes:
+    """Answers GetPoolVolumes."""
+    home = locality.pool_home(_existing(state, body.pool).pool)
+    there = [row for row in state.scan(keys.kind_range(0, keys.VOLUME), rows.VOLUME) if row.home == home and not row.deleted]
+    devices = locality.leasable(locality.devices_of(state, home))
+    return PoolVolumes(
+        [PoolVolume(row.volume, row.name, row.want) for row in there if row.want is not None],
+        pool_space.total_bytes(state, devices, home), pool_space.free_bytes(state, devices, home), locality.reserved_bytes(state, home),
     )  # fmt: skip
 
 
@@ -47,6 +78,29 @@ def get_needs(state: State, body: GetNeeds) -> NeedsFound:
     found = list(islice(state.txn.scan(*span), count + 1))
     told = [_need(state, keys.need_of(key), rows.NEED.loads(raw)) for key, raw in found[:count]]
     return NeedsFound(told, keys.need_of(found[count][0]) if len(found) > count else (-1, 0))
+
+
+def count_needs(state: State, body: CountNeeds) -> NeedsCounted:
+    """Answers CountNeeds."""
+    if not 0 <= body.priority < 1 << 8 or not 0 <= body.segment < 1 << 63:
+        raise FsError(errno.EINVAL, "no needs asked for")
+    found, lost, since_ms = [0] * NEED_PRIORITIES, 0, 0
+    span = keys.need(body.priority, body.segment), keys.kind_range(0, keys.NEED)[1]
+    for looked, (key, raw) in enumerate(state.txn.scan(*span)):
+        priority, number = keys.need_of(key)
+        if looked == NEEDS_COUNTED_MAX:
+            return NeedsCounted(found, lost, since_ms, (priority, number))
+        need: rows.NeedRow = rows.NEED.loads(raw)
+        found[priority] += 1
+        since_ms = min(since_ms or need.since_ms, need.since_ms)
+        lost += priority == LAST_MIRROR and _is_lost(state, number)
+    return NeedsCounted(found, lost, since_ms, (-1, 0))
+
+
+def _is_lost(state: State, number: int) -> bool:
+    """Returns whether no mirror that counts has all of a segment."""
+    row = state.segment(number)
+    return row is not None and bool(row.live_bytes) and not any(counts(state.device(bay.device)) for bay in complete(row))
 
 
 def _need(state: State, place: tuple[int, int], need: rows.NeedRow) -> SegmentNeed:

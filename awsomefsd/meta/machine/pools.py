@@ -14,7 +14,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.limits import COPIES_MAX, SEGMENTS_PER_SESSION_MAX
+from awsomefsd.base.limits import COPIES_MAX, MAINTENANCE_MS_MAX, NS_PER_MS, SEGMENTS_PER_SESSION_MAX
 from awsomefsd.base.types import BAY_MIRROR, BAY_STALE, DEVICE_CLASSES, SEGMENT_LEASED, SPREAD_DEVICE, Redundancy
 from awsomefsd.meta.api.commands import (
     UNDECIDED,
@@ -24,6 +24,7 @@ from awsomefsd.meta.api.commands import (
     LeaseBays,
     NeedSegments,
     SetDeviceState,
+    SetMaintenance,
     SetPool,
     SetRedundancy,
     SetSegmentServer,
@@ -84,6 +85,22 @@ def set_pool(state: State, entry: Entry, command: SetPool) -> Reply:
         raise FsError(errno.EINVAL, f"a pool heals at some rate, after some time, and keeps 0 to {_RESERVE_PERCENT_MAX} percent for that")
     pool.heal_bytes_per_s, pool.lost_after_ms = command.heal_bytes_per_s, command.lost_after_ms
     pool.reserve_percent = command.reserve_percent
+    state.write(keys.pool(pool.pool), pool, rows.POOL)
+    return Done()
+
+
+def set_maintenance(state: State, entry: Entry, command: SetMaintenance) -> Reply:
+    """Says until when the devices of a host are not lost; what has ended is forgotten."""
+    pool = of_number(state, command.pool) if 0 < command.pool < 1 << 16 else None
+    if pool is None:
+        raise FsError(errno.ENOENT, f"there is no pool {command.pool}; add a device to it first")
+    now_ms = entry.time_ns // NS_PER_MS
+    if command.until_ms and not any(one.pool == pool.pool and not one.removed and one.host == command.host for one in state.devices()):
+        raise FsError(errno.ENOENT, f"host {command.host[:_ADDRESS_BYTES_MAX]} has no device in pool {pool.pool}")
+    if command.until_ms and not now_ms < command.until_ms <= now_ms + MAINTENANCE_MS_MAX:
+        raise FsError(errno.EINVAL, f"a maintenance ends within {MAINTENANCE_MS_MAX // 86_400_000} days")
+    others = [(host, until_ms) for host, until_ms in pool.maintenance if until_ms > now_ms and host != command.host]
+    pool.maintenance = sorted([*others, *([(command.host, command.until_ms)] if command.until_ms else [])])
     state.write(keys.pool(pool.pool), pool, rows.POOL)
     return Done()
 
@@ -325,18 +342,41 @@ def _chosen(want: Redundancy, rooms: list[spread.BayRoom], count: int, own: str,
 
 
 def _rooms(state: State, devices: list[rows.DeviceRow], want: Redundancy, *, spare: bool) -> list[spread.BayRoom]:
-    """Returns the room on each device, without what its host keeps for repair."""
+    """Returns the room on each of these devices, all of one pool, without what its host keeps for repair."""
+    if not devices:
+        return []
+    left = _left_for_writers(state, devices[0].pool) if spare else _free_on_hosts(state, devices[0].pool)
+    zones: dict[str, str] = {}
     found = []
     for device in devices:
-        there = [one for one in state.devices() if one.pool == device.pool and one.host == device.host]
-        pool = of_number(state, device.pool)
-        assert pool is not None, "a device names a pool that does not exist"
-        kept = spread.kept_for_repair(sum(one.segments for one in there), pool.reserve_percent) if spare else 0
-        free = min(device.segments_free, max(0, sum(one.segments_free for one in there) - kept))
-        node = nodes.find(state, device.home)
-        zone = node.labels.get("zone", "") if node is not None else ""
+        if device.home not in zones:
+            node = nodes.find(state, device.home)
+            zones[device.home] = node.labels.get("zone", "") if node is not None else ""
+        free = min(device.segments_free, max(0, left[device.host]))
+        zone = zones[device.home]
         found.append(spread.BayRoom(device.device, pools.domain(device, want), device.host, zone, device.segments, free))
     return found
+
+
+def _free_on_hosts(state: State, pool: int) -> Counter[str]:
+    """Returns how many bays are free on each host of a pool."""
+    free: Counter[str] = Counter()
+    for device in state.devices():
+        if device.pool == pool:
+            free[device.host] += device.segments_free
+    return free
+
+
+def _left_for_writers(state: State, pool: int) -> Counter[str]:
+    """Returns how many free bays each host of a pool has beyond those that it keeps for repair; may be negative."""
+    row = of_number(state, pool)
+    assert row is not None, "a device names a pool that does not exist"
+    bays_of_host: Counter[str] = Counter()
+    for device in state.devices():
+        if device.pool == pool:
+            bays_of_host[device.host] += device.segments
+    free = _free_on_hosts(state, pool)
+    return Counter({host: free[host] - kept_for_repair(count, row.reserve_percent) for host, count in bays_of_host.items()})
 
 
 def _check_ensemble(state: State, volume: rows.VolumeRow, ensemble: list[int]) -> None:
@@ -358,16 +398,13 @@ def _check_ensemble(state: State, volume: rows.VolumeRow, ensemble: list[int]) -
 def _free_for(state: State, volume: rows.VolumeRow, command: LeaseBays, *, spare: bool) -> dict[int, list[int]]:
     """Returns free bays of each device, as many as the command takes there.  `spare`: each host keeps its reserve for repair."""
     wanted = Counter(number for ensemble in command.ensembles for number in ensemble)
-    on_host: Counter[str] = Counter()
-    for number, count in wanted.items():
-        on_host[state.device(number).host] += count
     if spare:
-        pool = of_number(state, state.device(command.ensembles[0][0]).pool)
-        assert pool is not None
+        on_host: Counter[str] = Counter()
+        for number, count in wanted.items():
+            on_host[state.device(number).host] += count
+        left = _left_for_writers(state, state.device(command.ensembles[0][0]).pool)
         for host, count in on_host.items():
-            there = [one for one in state.devices() if one.pool == pool.pool and one.host == host]
-            kept = kept_for_repair(sum(one.segments for one in there), pool.reserve_percent)
-            if sum(one.segments_free for one in there) - count < kept:
+            if left[host] < count:
                 raise RetryLater(errno.EAGAIN, f"host {host} has no free bay any more but its reserve for repair; another choice may do")
     free = {number: bays.free_indexes(state, state.device(number), count, command.safe_index) for number, count in wanted.items()}
     for number, count in wanted.items():

@@ -16,7 +16,7 @@ from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, Get
 from awsomefsd.meta.api.messages.csi import GetClaims, GetCsiVolumes
 from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, ReportDevices
 from awsomefsd.meta.api.messages.nodes import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
-from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
+from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 from awsomefsd.meta.machine import (
@@ -207,6 +207,8 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     GetPool: pool_queries.get_pool,
     GetNeeds: pool_queries.get_needs,
     GetStaleBays: pool_queries.get_stale,
+    GetPoolVolumes: pool_queries.get_volumes,
+    CountNeeds: pool_queries.count_needs,
     m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,

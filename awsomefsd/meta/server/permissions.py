@@ -32,7 +32,7 @@ from awsomefsd.meta.api.messages.csi import GetClaims, GetCsiVolumes
 from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, GetSightings, ReportDevices
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes, ListTokens, NodeReport
-from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
+from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays, ReportCensus
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 
@@ -111,6 +111,9 @@ REQUESTS: dict[type, May] = {
     GetStaleBays: May.NODE,
     ListStores: May.NODE,
     GetStoreSecret: May.NODE,
+    GetPoolVolumes: May.NODE,
+    CountNeeds: May.NODE,
+    ReportCensus: May.NODE_SELF,
 }
 
 COMMANDS: dict[type, May] = {
@@ -144,6 +147,7 @@ COMMANDS: dict[type, May] = {
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
+            c.SetMaintenance,
         ),
         May.NODE,
     ),

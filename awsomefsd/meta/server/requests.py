@@ -35,6 +35,7 @@ from awsomefsd.meta.api.messages import (
 from awsomefsd.meta.api.messages.devices import GetSightings, ReportDevices
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.api.messages.nodes import NodeReport, Nodes
+from awsomefsd.meta.api.messages.pools import Pool, PoolCensus, ReportCensus
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server import change_stream
 from awsomefsd.meta.server.device_reports import DeviceReports
@@ -89,6 +90,7 @@ class PlainRequests:
         self._monotonic_ns = monotonic_ns
         self.followers = Followers()
         self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
+        self._census: tuple[PoolCensus, int] | None = None  # of this leadership, and when it came
         self._greeted: dict[Origin, None] = {}  # in order: what is ended together is ended in that order, in every run of a seed
         self._newest: dict[int, _Newest] = {}  # mount -> its connection with a number
         self._void: set[Origin] = set()
@@ -124,6 +126,7 @@ class PlainRequests:
             if origin not in self._void:
                 self._end(origin)
         self._reported.clear()
+        self._census = None
         self.nodes.forget()
         self.sightings.forget()
 
@@ -188,10 +191,19 @@ class PlainRequests:
             self.sightings.take_report(body, shared, self._monotonic_ns() // NS_PER_MS)
         if isinstance(reply, Nodes):
             return self.nodes.complete(reply)
+        if isinstance(reply, Pool) and self._census is not None:
+            census, at_ns = self._census
+            return structs.replace(reply, census=census, census_ms_ago=(self._monotonic_ns() - at_ns) // NS_PER_MS)
         if isinstance(reply, Devices) and getattr(request.origin, "who", None) is None:
             paths = self._host.device_paths()
             return Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])
         return reply
+
+    def take_census(self, request: Request[ReportCensus]) -> None:
+        """Keeps what this leader's own daemon has counted; one that led before has nothing to say any more."""
+        if request.body.node == self._replica.log.members().leader:
+            self._census = (request.body.census, self._monotonic_ns())
+        request.answer(Done())
 
     def take_report(self, request: Request[Report]) -> None:
         origin, figures = request.origin, request.body.figures
@@ -247,4 +259,5 @@ class PlainRequests:
             ChangeMembers: self.change_members,
             TransferLead: self.transfer,
             GetSightings: self.list_sightings,
+            ReportCensus: self.take_census,
         }

@@ -16,6 +16,7 @@ Need = tuple[int, int]  # (priority, reasons)
 
 NEED_SHORT, NEED_DRAIN, NEED_POLICY = 1, 4, 8  # reasons; 2 and 16 are kept for bays with wrong bytes and for balance
 LAST_MIRROR, FEWER, DRAIN, POLICY = range(4)  # priorities
+NEED_PRIORITIES = 5  # with that of balance, which nothing asks for yet
 
 
 def domain(device: rows.DeviceRow, want: Redundancy) -> str:

@@ -3,7 +3,7 @@
 grow     The superblock comes first (second copy at the new end, then the one at the start), then the entry.  A crash in between leaves a
          superblock that promises more than the state uses; this is harmless, and the same command continues from there.  Every node that
          sees the device must see its new size before: it would refuse a device that is smaller than its superblock says.
-drain    The entry is all; collection and the workers move the data.
+drain    The entry is all; collection and the workers move the data.  Devices of pools: pool_operations.py.
 remove   The entry comes first, then the superblock goes.  A crash in between leaves a superblock whose device is not in the cluster any
          more: no node takes it up, and `remove PATH` wipes it when it is called again.
 """
@@ -33,6 +33,7 @@ from awsomefsd.meta.machine.devices import ROWS_REMOVED_MAX
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.devices.device_scan import OK
 from awsomefsd.node.devices.device_watch import DeviceWatch
+from awsomefsd.node.devices.pool_operations import PoolOperations
 
 _PAGE = 4_096
 
@@ -54,6 +55,7 @@ class DeviceOperations:
         self._catalog = catalog
         self._table = table
         self._watch = watch
+        self._pools = PoolOperations(cluster, ask, catalog)
 
     def find(self, which: str) -> DeviceInfo:
         """Returns the device with this number, UUID, or path on this node.  Raises NotFound, which lists the existing devices."""
@@ -119,7 +121,9 @@ class DeviceOperations:
         Raises NotFound, and Refused if the others have no room.
         """
         info = self.find(which)
-        if not undo and not info.draining:
+        if not undo and not info.draining and info.pool:
+            self._pools.check_drain(info)
+        elif not undo and not info.draining:
             self._check_room(info)
         try:
             self._catalog.propose(DrainDevice(info.device, not undo))
@@ -139,6 +143,8 @@ class DeviceOperations:
     def progress(self, which: str) -> DrainProgress:
         """Returns how far a drain has come.  Reads all live segments of the cluster.  Raises NotFound."""
         info = self.find(which)
+        if info.pool:
+            return DrainProgress(info, self._pools.used(info), self._pools.leaving(info.pool, [info.device]).live_bytes)
         return DrainProgress(info, info.segments - info.segments_free, self._live(info.device))
 
     def _live(self, device: int) -> int:
@@ -162,6 +168,10 @@ class DeviceOperations:
             if which.startswith("/") and self._left_behind(which):
                 return f"{which} was removed before; its superblock is wiped now"
             raise
+        if info.pool:
+            done = self._pools.remove(info)
+            self._table.forget(info.uuid)
+            return done
         path = self._here(info)
         try:
             while self._catalog.propose(RemoveDevice(info.device, ROWS_REMOVED_MAX)).number:

@@ -214,7 +214,7 @@ _TABLE = (
     Code(
         "DEVICE_ABSENT",
         ERROR,
-        "no node sees a device; nothing new is written there, and files that lie there answer EIO",
+        "no node sees a device; nothing new is written there, files that lie there answer EIO; in a pool other mirrors serve them",
         "connect it again, or start its node: it is used again without a command; `awsomefsd device show DEVICE` says what each node finds",
     ),
     Code(
@@ -240,6 +240,81 @@ _TABLE = (
         ERROR,
         "this node's segment server does not answer, or other nodes cannot reach it: they do without this node's devices of pools",
         "read its log (`journalctl -u awsomefsd-segments`, or segments.log of `supervise`); start it, or free the port of segments.listen",
+    ),
+    Code(
+        "DEVICE_LOST",
+        WARNING,
+        "a device of a pool was away for so long that it counts as lost: what it had is copied from its other mirrors",
+        "bring it back, and its mirrors count again; if it is gone for good: `awsomefsd device drain DEVICE`, then "
+        "`awsomefsd device remove DEVICE`",
+    ),
+    Code(
+        "DEVICE_SLOW",
+        WARNING,
+        "a device of a pool takes much longer than disks do, and holds up who writes to it",
+        "check its health and load (dmesg, SMART); replace it: `awsomefsd device drain DEVICE`",
+    ),
+    Code(
+        "DEVICE_ROLLED_BACK",
+        ERROR,
+        "a device of a pool is an earlier state of itself, or lacks what it had confirmed; nothing of it is used",
+        "find out who restored it, or whether its cache lies about flushes; then remove it (`awsomefsd device drain`, when it counts as "
+        "lost `awsomefsd device remove`), clear it with `wipefs`, and add it again",
+    ),
+    Code(
+        "POOL_LOST_DATA",
+        ERROR,
+        "no mirror is left of some segments of a pool; reading files there answers EIO",
+        "bring the devices back that are lost or away: what they have counts again at once; else restore these files from a backup",
+    ),
+    Code(
+        "POOL_BLOCKED",
+        ERROR,
+        "volumes of a pool cannot be written: fewer hosts take data than a write has to reach; writes wait",
+        "bring back hosts that are away, or add devices on others (`awsomefsd pool status`)",
+    ),
+    Code(
+        "POOL_AT_RISK",
+        WARNING,
+        "segments of a pool have one good mirror left: one more loss loses data",
+        "bring back the devices that are away; the copies are made before all others, if there is room (`awsomefsd pool status`)",
+    ),
+    Code(
+        "POOL_DEGRADED",
+        WARNING,
+        "segments of a pool have fewer mirrors than wanted",
+        "wait while they are copied (`awsomefsd pool status --watch`); if nothing goes on, add a device, or bring back those that are away",
+    ),
+    Code(
+        "WRITES_AT_RISK",
+        WARNING,
+        "volumes of a pool are written with fewer mirrors than wanted, because too few hosts take data",
+        "bring back hosts that are away, or add devices on others",
+    ),
+    Code(
+        "HEAL_STALLED",
+        WARNING,
+        "mirrors are missing in a pool, and none was made for ten minutes",
+        "read the reason; add a device on another host, or bring back one that has the data",
+    ),
+    Code(
+        "POOL_CANNOT_HEAL",
+        WARNING,
+        "if the fullest host of a pool is lost, the others have no room for what it has",
+        "add devices, or delete files",
+    ),
+    Code("POOL_NEARLY_FULL", WARNING, "a pool is nearly full", "add devices, or delete files"),
+    Code(
+        "METADATA_ONE_COPY",
+        WARNING,
+        "files have mirrors on several hosts, and the metadata, their names, are on one node only",
+        "add nodes: with three or more, three vote on the metadata",
+    ),
+    Code(
+        "NODE_MAINTENANCE",
+        INFO,
+        "a node is under maintenance: its devices of a pool are not lost while it is away",
+        "nothing, that ends by itself; at once with `awsomefsd node maintenance NODE --end`",
     ),
     Code("DEVICE_UNUSABLE", ERROR, "this node cannot use a device", "read its reason, and dmesg"),
     Code("DEVICE_FULL", WARNING, "a device is nearly full", "delete files or add a device"),

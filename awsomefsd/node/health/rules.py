@@ -13,7 +13,10 @@ from typing import NamedTuple
 from awsomefsd.base.limits import DEVICE_ALONE_MS, VOTER_KEEP_ENTRIES
 from awsomefsd.cluster.membership.view import Certificate, ClusterView, majority, silent_ms
 from awsomefsd.io.device.identified import RECOVERED, WRONG
-from awsomefsd.node.devices.devices import ABSENT, OF_NODE
+from awsomefsd.io.pool.server_state import ROLLED_BACK, DeviceState
+from awsomefsd.node.devices.devices import ABSENT, OF_NODE, UNSERVED
+from awsomefsd.node.devices.pool_view import PoolView
+from awsomefsd.node.health import pool_rules
 from awsomefsd.node.health.codes import HealthFinding
 
 DEVICE_FULL_PERCENT = 95
@@ -25,7 +28,10 @@ MAP_FULL_PERCENT = 90  # it grows from STORE_MAP_USE_MAX_PERCENT on
 CLOCK_SKEW_MAX_MS = 2_000  # a report may wait for a second or so on a busy node
 VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
 MISSING = "not found on this node"
-_DEVICE_CODES = ((ABSENT, "DEVICE_ABSENT"), (MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"), (RECOVERED, "DEVICE_RECOVERED"))
+_DEVICE_CODES = (
+    (ABSENT, "DEVICE_ABSENT"), (MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"), (RECOVERED, "DEVICE_RECOVERED"),
+    (f"{UNSERVED}: {ROLLED_BACK}", "DEVICE_ROLLED_BACK"),
+)  # fmt: skip
 _WELL = ("serving", "mounting", "detached", "unmounting")
 _NAMES_SHOWN = 10
 
@@ -48,6 +54,7 @@ class DeviceView(NamedTuple):
     segments: int = 0
     segments_free: int = 0
     shared: bool = False
+    pool: bool = False
 
 
 class NodeView(NamedTuple):
@@ -80,12 +87,21 @@ class Facts(NamedTuple):
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
     segment_server: str = ""  # why other nodes do without this node's devices of pools
     served_devices: Sequence[str] = ()  # paths of these devices
+    pool: PoolView | None = None  # None: there is none, or nobody could say
+    served: Sequence[DeviceState] = ()  # by this node's segment server
     join_token: str = ""  # why a machine that comes later could not join with the token that is renewed for it
 
 
 def find(node: NodeView, view: ClusterView, facts: Facts) -> list[HealthFinding]:
     """Returns all findings, those of this node first."""
-    return [*of_node(node), *of_facts(node, facts), *of_cluster(view)]
+    return [*of_node(node), *of_facts(node, facts), *of_cluster(view), *_of_pool(view, facts)]
+
+
+def _of_pool(view: ClusterView, facts: Facts) -> Iterator[HealthFinding]:
+    yield from pool_rules.of_served(facts.served)
+    if facts.pool is not None:
+        carriers = sum(row.role == "node" and row.state != "removed" for row in view.nodes)
+        yield from pool_rules.of_pool(facts.pool, view.voters, carriers)
 
 
 # --- this node -------------------------------------------------------------------------------------------------------------------
@@ -146,6 +162,8 @@ def _of_devices(node: NodeView) -> Iterator[HealthFinding]:
         name = device.path or device.uuid
         if device.state.startswith(OF_NODE):
             continue  # the status of that node tells its state
+        if device.pool and device.state.startswith(ABSENT):
+            continue  # pool_rules.py tells of it, on every node
         if device.state != "ok":
             known = (code for start, code in _DEVICE_CODES if device.state.startswith(start))
             code = next(known, "DEVICE_UNUSABLE")

@@ -18,15 +18,17 @@ from typing import Any
 
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.limits import NEEDS_PAGES_MAX, NEEDS_PER_ANSWER_MAX, NS_PER_MS
+from awsomefsd.base.types import SEGMENT_SEALED
 from awsomefsd.io.pool.remote_errors import BayLost, NobodyLeads
 from awsomefsd.io.pool.remote_server import RemoteServer, answer_by
 from awsomefsd.io.transport.messages import Copied, CopyOrder, CopySource, dumps, loads
 from awsomefsd.io.transport.records import BulkRecord, Kind
 from awsomefsd.meta.api.commands import DropBays, MirrorMade, NeedSegments, PlanMirror, SetDeviceState
 from awsomefsd.meta.api.commands.pools import DEVICE_LOST
-from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolDeviceInfo
+from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolCensus, PoolDeviceInfo
 from awsomefsd.meta.client.endpoints import endpoint_of
-from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures
+from awsomefsd.meta.state.pools import FEWER
+from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate
 from awsomefsd.node.maintenance.healing_plan import COPIES_PER_HOST, Asleep, GiveUpBay, HealingPlan, KeepBay, Later, MirrorCopy
 
 WALK_STEPS = 8  # of 512 segments, between two looks at what is to be copied
@@ -51,7 +53,9 @@ class Healing:
         self._ask, self._propose, self._server_of, self._changed = ask, propose, server_of, changed
         self._lock = threading.Lock()
         self._running: dict[int, tuple[MirrorCopy, threading.Thread]] = {}  # by segment
-        self._failures, self._absences = CopyFailures(), Absences()
+        self._failures, self._absences, self._rate = CopyFailures(), Absences(), CopyRate()
+        self._asleep, self._why = 0, ""  # for how many nothing can be done that lack a mirror, and why for one; since a look at the front
+        self._needed = False  # something lacked a mirror at these looks
         self._ending = threading.Event()  # of the copies that run now
         self._look_s = 0.0  # when needs are read next
         self._soon = False  # something was refused that will be possible in a moment
@@ -82,6 +86,16 @@ class Healing:
         """Waits until no copy has a thread any more."""
         for _, thread in list(self._running.values()):
             thread.join()
+
+    def census(self) -> PoolCensus:
+        """Returns what is known of the copies, and of what cannot be copied; nothing is counted in it."""
+        with self._lock:
+            now_ms = time.monotonic_ns() // NS_PER_MS
+            alone = sorted(self._failures.left_alone(now_ms))
+            return PoolCensus(
+                [], 0, 0, self._asleep, self._why, len(self._running), self._rate.bytes_per_s(now_ms),
+                self._rate.idle_ms(now_ms), alone,
+            )  # fmt: skip
 
     # --- devices and walks ----------------------------------------------------------------------------------------------------
     def _note_lost(self, pool: Pool) -> bool:
@@ -119,6 +133,8 @@ class Healing:
             left_alone = self._failures.left_alone(time.monotonic_ns() // NS_PER_MS)
             plan = HealingPlan(pool, running, left_alone, self._failures.failed(pool))
         (place, self._place), changed = (self._place, _FRONT), False
+        is_first = place == _FRONT
+        needed, asleep = False, list[str]()
         drops: list[GiveUpBay] = []
         for _ in range(NEEDS_PAGES_MAX):
             began = time.monotonic()
@@ -127,6 +143,9 @@ class Healing:
             self._look_s = time.monotonic() + LOOK_SHARE * looking_s
             for need in page.needs:
                 decided = plan.decide(need)
+                if need.priority <= FEWER and need.state == SEGMENT_SEALED:
+                    needed = True
+                    asleep += [decided.why] if isinstance(decided, Asleep) else []
                 if isinstance(decided, GiveUpBay):
                     drops.append(decided)
                 elif isinstance(decided, KeepBay):
@@ -143,6 +162,11 @@ class Healing:
                 break
         else:
             self._place, changed = place, True
+        with self._lock:
+            self._asleep = len(asleep) + (0 if is_first else self._asleep)
+            self._why = next(iter(asleep), "" if is_first else self._why)
+            self._needed = needed or (self._needed and not is_first)
+            self._rate.needed(self._needed, time.monotonic_ns() // NS_PER_MS)
         return self._drop(drops) or changed
 
     def _keep(self, plan: KeepBay) -> bool | None:
@@ -216,7 +240,10 @@ class Healing:
             Kind.COPY, 0, copy.segment, copy.incarnation, copy.device, copy.index, copy.end, copy.footer, body_bytes=len(body)
         )  # fmt: skip
         while not ending.is_set():
-            copied = loads(server.order(record, answer_by(), body)[1], Copied)
+            answer, data = server.order(record, answer_by(), body)
+            copied = loads(data, Copied)
+            with self._lock:
+                self._rate.note(copy.segment, answer.offset, time.monotonic_ns() // NS_PER_MS)
             if copied.done:
                 return copied
         return None
@@ -235,6 +262,7 @@ class Healing:
             self.failed += bool(trouble)
             if made or trouble:
                 left_alone = self._failures.note(copy, made, time.monotonic_ns() // NS_PER_MS)
+            self._rate.ended(copy.segment, made, time.monotonic_ns() // NS_PER_MS)
             self._running.pop(copy.segment, None)
         if trouble:
             extra = {"segment": copy.segment, "device": copy.device, "left_alone": left_alone}

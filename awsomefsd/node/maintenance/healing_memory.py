@@ -10,6 +10,7 @@ time has passed: a segment server that was away for a minute fails many copies, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 
 from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo
@@ -19,6 +20,7 @@ FAILURES_OF_DEVICE = 3
 FAILURES_AT_DEVICE = 3
 FAILURES_OF_SEGMENT = 6
 LEFT_ALONE_MS, LEFT_ALONE_MS_MAX = 600_000, 8 * 600_000
+RATE_MS = 20_000
 LOST_AFTER_TOGETHER_MS = 60_000  # where another host is absent too
 
 
@@ -75,8 +77,44 @@ class CopyFailures:
         return found | {(segment, device.device) for segment in tired for device in pool.devices}
 
 
+class CopyRate:
+    """How many bytes were copied in the last RATE_MS, by all copies together, and since when none was made while some are needed."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, int]] = deque()  # (when, bytes since the step before)
+        self._done: dict[int, int] = {}  # segment → bytes of its copy so far
+        self._begin_ms = self._made_ms = self._needed_ms = 0  # 0: not
+
+    def note(self, segment: int, done: int, now_ms: int) -> None:
+        """A copy has come so far; one that began anew counts from 0."""
+        step = done - self._done.get(segment, 0)
+        self._done[segment] = done
+        self._begin_ms = self._begin_ms or now_ms
+        self._steps.append((now_ms, step if step >= 0 else done))
+
+    def ended(self, segment: int, made: bool, now_ms: int) -> None:
+        self._done.pop(segment, None)
+        self._made_ms = now_ms if made else self._made_ms
+
+    def needed(self, needed: bool, now_ms: int) -> None:
+        """Whether copies are needed, at the last look."""
+        self._needed_ms = (self._needed_ms or now_ms) if needed else 0
+
+    def bytes_per_s(self, now_ms: int) -> int:
+        while self._steps and self._steps[0][0] <= now_ms - RATE_MS:
+            self._steps.popleft()
+        if not self._steps:
+            self._begin_ms = 0
+            return 0
+        return sum(step for _, step in self._steps) * 1_000 // max(min(RATE_MS, now_ms - self._begin_ms), 1_000)
+
+    def idle_ms(self, now_ms: int) -> int:
+        """Returns for how long no copy was made while some are needed; 0 where none is."""
+        return now_ms - max(self._made_ms, self._needed_ms) if self._needed_ms else 0
+
+
 class Absences:
-    """Since when devices are absent, as this leader saw it."""
+    """Since when devices are absent, as this leader saw it; for those of a host under maintenance the time begins when that ends."""
 
     def __init__(self) -> None:
         self._since_ms: dict[int, int] = {}
@@ -84,8 +122,9 @@ class Absences:
     def lost(self, pool: Pool, now_ms: int, wall_ms: int) -> list[PoolDeviceInfo]:
         """Returns the devices that have been absent for so long that they count as lost, unless their servers answer."""
         away = [device for device in pool.devices if device.absent and not device.lost]
-        self._since_ms = {device.device: self._since_ms.get(device.device, now_ms) for device in away}
         kept = {host for host, until in pool.maintenance if until > wall_ms}
+        since = self._since_ms
+        self._since_ms = {one.device: now_ms if one.host in kept else since.get(one.device, now_ms) for one in away}
         hosts = {device.host for device in pool.devices if device.absent}
         after_ms = min(pool.lost_after_ms, LOST_AFTER_TOGETHER_MS) if len(hosts) > 1 else pool.lost_after_ms
         return [one for one in away if one.host not in kept and now_ms - self._since_ms[one.device] >= after_ms]

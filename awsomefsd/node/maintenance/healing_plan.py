@@ -6,7 +6,8 @@ bay makes the copy (MirrorCopy), which becomes a mirror; a bay that is of no use
 anew from the rows each time, so it does not matter which leader began what.
 
 A mirror on an absent device counts, and is neither a source nor a reason to give another one up.  One on a lost device does not count, and
-stays named: it counts again the moment its device is attached, and then the one on the fullest host goes.
+stays named: it counts again the moment its device is attached, and then the one on the fullest host goes.  One on a device that is lost and
+drained is not waited for: it is given up when enough others are there.
 """
 
 from __future__ import annotations
@@ -151,7 +152,9 @@ class HealingPlan:
         return need.want.copies - len(self._domains(need, self._whole(need)))
 
     def _drained(self, need: SegmentNeed) -> list[SegmentBay]:
-        return [bay for bay in need.bays if bay.role == BAY_MIRROR and bay.device in self._devices and self._devices[bay.device].draining]
+        """Returns the mirrors that are to be moved."""
+        mirrors = [bay for bay in need.bays if bay.role == BAY_MIRROR]
+        return [bay for bay in mirrors if self._counts(bay.device) and self._devices[bay.device].draining]
 
     def _sources(self, need: SegmentNeed) -> list[SegmentBay]:
         """Returns the mirrors that can be copied from, those of the least busy hosts first."""
@@ -247,15 +250,20 @@ class HealingPlan:
         mirrors = [bay for bay in need.bays if bay.role == BAY_MIRROR]
         there = [bay for bay in self._whole(need) if self._is_there(bay.device)]
         lost = [bay for bay in mirrors if not self._counts(bay.device)]
-        if len(mirrors) - len(lost) <= need.want.copies and len(lost) <= LOST_KEPT:
+        given_up = lost if len(lost) > LOST_KEPT else [bay for bay in lost if self._does_not_return(bay.device)]
+        if len(mirrors) - len(lost) <= need.want.copies and not given_up:
             return None
         partial = [bay for bay in mirrors if bay not in lost and bay.durable < need.end]
         whole = sorted(there, key=lambda bay: self._goes_first(need, bay, there))
-        candidates = [*partial, *whole, *(lost if len(lost) > LOST_KEPT else [])]
+        candidates = [*partial, *whole, *given_up]
         for bay in candidates:
             if len(self._domains(need, [one for one in there if one != bay])) >= need.want.copies:
                 return bay
         return None
+
+    def _does_not_return(self, number: int) -> bool:
+        """Returns whether an operator has said of a lost device that it goes."""
+        return number in self._devices and self._devices[number].draining
 
     def _goes_first(self, need: SegmentNeed, bay: SegmentBay, there: list[SegmentBay]) -> tuple[bool, bool, float, int]:
         """Returns what surplus is sorted by: drained devices, then two mirrors that fail together, then the fullest host."""

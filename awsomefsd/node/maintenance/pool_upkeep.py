@@ -23,6 +23,7 @@ from awsomefsd.io.pool.remote_server import RemoteServer
 from awsomefsd.meta.api.messages.pools import GetPool, Pool, PoolDeviceInfo
 from awsomefsd.meta.client.endpoints import endpoint_of
 from awsomefsd.node.maintenance.healing import Healing
+from awsomefsd.node.maintenance.pool_census import PoolCounting
 from awsomefsd.node.maintenance.pool_trimming import PoolTrimming
 
 POOL = 1  # there is one
@@ -70,17 +71,18 @@ def endpoint_of_device(device: PoolDeviceInfo) -> str:
 class PoolUpkeep:
     """The thread.  `start` and `stop` are called once.  `leads`: whether this node leads; `applied`: how far the log is, 0 if unknown.
 
-    `servers` for trimming, `copying` for copies, whose orders take long.
+    `servers` for trimming, `copying` for copies, whose orders take long.  `node`: this one.
     """
 
     def __init__(
         self, ask: Callable[[Any], Any], propose: Callable[[Any], Any], servers: PoolServers, copying: PoolServers,
-        leads: Callable[[], bool], applied: Callable[[], int],
+        leads: Callable[[], bool], applied: Callable[[], int], node: str = "",
     ) -> None:  # fmt: skip
         self._ask, self._servers, self._leads, self._applied = ask, (servers, copying), leads, applied
         self._trimming = PoolTrimming(ask, propose, servers.of)
         self._news = threading.Event()  # a copy has ended, or this thread is to end
         self._healing = Healing(ask, propose, copying.of, self._news.set)
+        self._counting = PoolCounting(ask, node, self._healing.census)
         self._ending = threading.Event()
         self._seen = _LED_NOT  # `applied` before the last look that found nothing to do
         self._look_s = 0.0
@@ -133,12 +135,13 @@ class PoolUpkeep:
             if self._seen != _LED_NOT:
                 self._seen = _LED_NOT
                 self._healing.rest()
+                self._counting.rest()
             return ""
         applied, now = self._applied(), time.monotonic()
         if applied and applied == self._seen and now < self._look_s:
             return ""
         pool = self._pool()
-        trouble, busy = self._upkeep(pool) if pool is not None else ("", False)
+        trouble, busy = self._upkeep(pool, applied) if pool is not None else ("", False)
         self._seen, self._look_s = (0, 0.0) if busy else (applied, now + FULL_LOOK_S)
         return trouble
 
@@ -151,12 +154,13 @@ class PoolUpkeep:
             raise
         return pool
 
-    def _upkeep(self, pool: Pool) -> tuple[str, bool]:
+    def _upkeep(self, pool: Pool, applied: int) -> tuple[str, bool]:
         """Returns what was in the way, and whether something is left that no entry announces."""
         freed, error = self._trimming.turn(pool)
         if freed:
             log.info("bays are free again", extra={"bays": freed})
         if self._healing.turn(pool):
             self._news.set()
-        busy = self._healing.waits or any(device.stale for device in pool.devices)
+        self._counting.turn(applied)
+        busy = self._healing.waits or self._counting.waits or any(device.stale for device in pool.devices)
         return str(error) if error is not None else "", busy

@@ -94,6 +94,7 @@ from awsomefsd.meta.api.commands.pools import (
     NeedSegments,
     PlanMirror,
     SetDeviceState,
+    SetMaintenance,
     SetPool,
     SetRedundancy,
     SetSegmentServer,
@@ -207,6 +208,7 @@ __all__ = [
     "SetDeviceEra",
     "SetDeviceState",
     "SetLock",
+    "SetMaintenance",
     "SetNames",
     "SetNodeState",
     "SetPool",
@@ -242,7 +244,7 @@ AnyCommand = Union[
     OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
-    SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore,
+    SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
 ]  # fmt: skip
 
 

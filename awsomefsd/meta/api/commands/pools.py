@@ -145,6 +145,14 @@ class SetPool(PoolCommand, tag=201):
     reserve_percent: int
 
 
+class SetMaintenance(PoolCommand, tag=203):
+    """The devices of a host are not lost before `until_ms` (wall clock), whatever becomes of them; 0: that ends now."""
+
+    pool: int
+    host: str
+    until_ms: int
+
+
 class SetSegmentServer(PoolCommand, tag=200):
     """The segment server of a node is reached at `address`; "": it has none."""
 

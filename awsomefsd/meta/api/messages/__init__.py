@@ -45,7 +45,19 @@ from awsomefsd.meta.api.messages.locks import Cancel, GetLocks, Locked, Locks, T
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.api.messages.names import Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.meta.api.messages.nodes import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
-from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays, NeedsFound, Pool, StaleBays
+from awsomefsd.meta.api.messages.pools import (
+    CountNeeds,
+    GetNeeds,
+    GetPool,
+    GetPoolVolumes,
+    GetStaleBays,
+    NeedsCounted,
+    NeedsFound,
+    Pool,
+    PoolVolumes,
+    ReportCensus,
+    StaleBays,
+)
 from awsomefsd.meta.api.messages.records import Applied, InodesGranted, SessionGoesOn
 from awsomefsd.meta.api.messages.rows import FoundRows, GetRows
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
@@ -166,6 +178,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
     GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows, GetBays,
     GetPool, GetNeeds, GetStaleBays, ListStores, GetStoreSecret,
+    GetPoolVolumes, CountNeeds, ReportCensus,
 ]  # fmt: skip
 
 
@@ -182,7 +195,7 @@ Reply = Union[
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
     Inodes, Contested, Checkpoints, FoundRows,
     Applied, InodesGranted, SessionGoesOn, Bays, BaysLeased, Pool, NeedsFound, StaleBays,
-    Stores, VeiledSecret,
+    Stores, VeiledSecret, PoolVolumes, NeedsCounted,
 ]  # fmt: skip
 
 

@@ -30,6 +30,44 @@ class GetStaleBays(Message, tag=189):
     count: int
 
 
+class GetPoolVolumes(Message, tag=191):
+    """The volumes of a pool, with what they want.  Answered by PoolVolumes; ENOENT if no device has made the pool."""
+
+    pool: int
+
+
+class CountNeeds(Message, tag=193):
+    """How many segments lack something, from (priority, segment) on, a bounded number.  Answered by NeedsCounted."""
+
+    priority: int
+    segment: int
+
+
+class PoolCensus(Struct, array_like=True, gc=False, frozen=True):
+    """What the daemon of the leader has counted, and how it mends.  `needs`: segments by priority; `lost`: those of which nothing is left.
+
+    `asleep`: segments for which nothing can be done before something changes, and `why` of one of them.  `copies` under way, with
+    `bytes_per_s`; `idle_ms`: for how long no copy was made while some are needed.  `left_alone`: devices that get no copies.
+    """
+
+    needs: list[int]
+    lost: int = 0
+    since_ms: int = 0  # wall time of the oldest need; 0: there is none
+    asleep: int = 0
+    why: str = ""
+    copies: int = 0
+    bytes_per_s: int = 0
+    idle_ms: int = 0
+    left_alone: list[int] = []
+
+
+class ReportCensus(Message, tag=195):
+    """The daemon of the leader tells its count, which GetPool shows to everybody.  Answered by Done."""
+
+    node: str
+    census: PoolCensus
+
+
 # --- replies ------------------------------------------------------------------------------------------------------------------
 class PoolDeviceInfo(Struct, array_like=True, gc=False, frozen=True):
     """A device of a pool as the log has it.  `server`: the node that has attached it, which others reach at `address`."""
@@ -63,6 +101,8 @@ class Pool(Message, tag=186):
     walks: int
     devices: list[PoolDeviceInfo]
     safe_index: int = 0
+    census: PoolCensus | None = None  # None: the daemon of this leader has not counted yet
+    census_ms_ago: int = 0
 
 
 class SegmentNeed(Struct, array_like=True, gc=False):
@@ -95,3 +135,32 @@ class StaleBays(Message, tag=190):
 
     bays: list[tuple[int, int, int]]
     next: int
+
+
+class PoolVolume(Struct, array_like=True, gc=False, frozen=True):
+    """A volume whose data is in a pool."""
+
+    volume: int
+    name: str
+    want: Redundancy
+
+
+class PoolVolumes(Message, tag=192):
+    """`total_bytes`, `free_bytes`: what `df` counts there as the widest policy wants it; `promised_bytes` of them are writers'."""
+
+    volumes: list[PoolVolume]
+    total_bytes: int
+    free_bytes: int
+    promised_bytes: int
+
+
+class NeedsCounted(Message, tag=194):
+    """`needs`: segments by priority; `lost`: those of which no mirror that counts has all; `since_ms`: of the oldest, 0 without one.
+
+    `next`: (priority, segment) to go on with; (-1, 0): these are all.
+    """
+
+    needs: list[int]
+    lost: int
+    since_ms: int
+    next: tuple[int, int]

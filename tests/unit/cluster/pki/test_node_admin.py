@@ -57,6 +57,67 @@ class Rig:
         return {row.name: row.state for row in self.call(ListNodes(True)).nodes}
 
 
+class Pools:
+    """NodePools that say what they are told to: `refused` why a drain is refused, `left` what is in the way."""
+
+    def __init__(self) -> None:
+        self.refused = self.left = ""
+        self.done: list[tuple[Any, ...]] = []
+
+    def drain(self, node: str) -> None:
+        if self.refused:
+            raise Refused(self.refused)
+        self.done.append(("drain", node))
+
+    def use_again(self, node: str) -> None:
+        self.done.append(("use again", node))
+
+    def in_the_way(self, node: str) -> str:
+        return self.left
+
+    def remove(self, node: str) -> None:
+        self.done.append(("remove", node))
+
+    def maintain(self, node: str, for_ms: int) -> int:
+        if self.refused:
+            raise Refused(self.refused)
+        self.done.append(("maintain", node, for_ms))
+        return for_ms and NOW_MS + for_ms
+
+
+def test_a_node_with_devices_of_pools_is_emptied_before_it_goes() -> None:
+    rig, pools = Rig(), Pools()
+    admin = NodeAdmin(CLUSTER, rig.call, lambda: NOW_MS, pools=pools)
+    admin.cordon("n3")
+    admin.uncordon("n3")
+    assert pools.done == [], "a node that was cordoned has drained nothing"
+    pools.refused = "no room"
+    with pytest.raises(WouldLoseData, match="n3 takes nothing new, and cannot be emptied: no room"):
+        admin.drain("n3")
+    pools.refused, pools.left = "", "its devices hold something"
+    for act in (admin.drain, lambda name: admin.remove(name, force=False)):
+        with pytest.raises(WouldLoseData, match="its devices hold something"):
+            act("n3")
+    assert admin.uncordon("n3").state == "active"
+    pools.left = ""
+    assert admin.drain("n3").state == "draining"
+    admin.remove("n3", force=False)
+    assert pools.done == [("drain", "node-3"), ("use again", "node-3"), ("drain", "node-3"), ("remove", "node-3")]
+    assert rig.states()["n3"] == "removed"
+
+
+def test_a_maintenance_is_announced_for_the_devices_of_a_node() -> None:
+    rig, pools = Rig(), Pools()
+    admin = NodeAdmin(CLUSTER, rig.call, lambda: NOW_MS, pools=pools)
+    row, until_ms = admin.maintain("n2", 60_000)
+    assert (row.node, until_ms, pools.done) == ("node-2", NOW_MS + 60_000, [("maintain", "node-2", 60_000)])
+    pools.refused = "it has no device in a pool"
+    with pytest.raises(Refused, match="node n2: it has no device"):
+        admin.maintain("n2", 60_000)
+    with pytest.raises(Refused, match="not complete in this build"):
+        rig.admin.maintain("n2", 60_000)
+
+
 def test_cordon_and_back_by_name_or_uuid() -> None:
     rig = Rig()
     assert rig.admin.cordon("n2").state == "cordoned" and rig.states()["n2"] == "cordoned"

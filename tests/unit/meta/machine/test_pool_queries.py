@@ -6,9 +6,10 @@ import errno
 
 import pytest
 
-from awsomefsd.base.types import BAY_COPYING
+from awsomefsd.base.limits import MAINTENANCE_MS_MAX
+from awsomefsd.base.types import BAY_COPYING, Redundancy
 from awsomefsd.meta.api import commands as c
-from awsomefsd.meta.api.messages.pools import GetNeeds, GetPool, GetStaleBays
+from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays, NeedsCounted, PoolVolume
 from awsomefsd.meta.machine import pool_queries
 from awsomefsd.meta.state import pools
 from tests.rigs.machine_driver import SAFE, SEGMENT_BYTES, Drive, sound
@@ -99,3 +100,68 @@ def test_a_pool_is_told_how_to_heal() -> None:
         assert drive.errno(c.SetPool(*wrong), **HOST) == errno.EINVAL
     assert drive.errno(c.SetPool(2, 1, 1, 1), **HOST) == errno.ENOENT
     sound(drive)
+
+
+def test_the_volumes_of_a_pool_are_told_with_what_they_want_and_the_room_that_df_counts() -> None:
+    drive = PoolDrive()
+    drive.ok(c.CreateVolume("elsewhere", "uuid-2"), **HOST)
+    found = drive.ask(GetPoolVolumes(1))
+    assert found.volumes == [PoolVolume(drive.volume, "vol", drive.want)] and found.promised_bytes == 0
+    assert found.total_bytes == found.free_bytes > 0
+    drive.open()
+    drive.ok(c.Reserve(drive.volume, 4096, 4096))
+    after = drive.ask(GetPoolVolumes(1))
+    assert (after.promised_bytes, after.free_bytes) == (4096, found.free_bytes)
+    drive.ok(c.SetDeviceState(3, 1), **HOST)
+    assert drive.ask(GetPoolVolumes(1)).total_bytes == found.total_bytes, "two mirrors are what a lease takes on two hosts"
+    drive.ok(c.EndSession(drive.session, drive.epoch, True), **HOST)
+    drive.ok(c.DeleteVolume(drive.volume, True), **HOST)
+    assert drive.ask(GetPoolVolumes(1)).volumes == [] and drive.ask_errno(GetPoolVolumes(2)) == errno.ENOENT
+
+
+def test_a_maintenance_is_of_a_host_of_the_pool_and_forgotten_when_it_has_ended() -> None:
+    drive = PoolDrive()
+    now_ms = drive.now // 1_000_000
+
+    def under() -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = drive.ask(GetPool(1)).maintenance
+        return found
+
+    drive.ok(c.SetMaintenance(1, "n2", now_ms + 60_000), **HOST)
+    drive.ok(c.SetMaintenance(1, "n1", now_ms + 90_000), **HOST)
+    drive.ok(c.SetMaintenance(1, "n2", now_ms + 70_000), **HOST)
+    assert under() == [("n1", now_ms + 90_000), ("n2", now_ms + 70_000)]
+    drive.ok(c.SetPool(1, 1 << 20, 5_000, 10), **HOST)
+    assert len(under()) == 2, "what is set for the pool says nothing of it"
+    drive.ok(c.SetMaintenance(1, "n1", 0), **HOST)
+    assert under() == [("n2", now_ms + 70_000)]
+    drive.ok(c.SetMaintenance(1, "somebody", 0), **HOST)
+    assert drive.errno(c.SetMaintenance(1, "somebody", now_ms + 60_000), **HOST) == errno.ENOENT
+    assert drive.errno(c.SetMaintenance(2, "n1", now_ms + 60_000), **HOST) == errno.ENOENT
+    for wrong in (1, now_ms - 10_000, now_ms + MAINTENANCE_MS_MAX + 3_600_000):
+        assert drive.errno(c.SetMaintenance(1, "n1", wrong), **HOST) == errno.EINVAL
+    sound(drive)
+
+
+def test_needs_are_counted_in_pages_with_what_is_lost_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = PoolDrive(want=Redundancy(3, 1))
+    assert drive.ask(CountNeeds(0, 0)) == NeedsCounted([0] * 5, 0, 0, (-1, 0))
+    whole = sealed_segments(drive, 2)
+    [one] = sealed_segments(drive, 1, 3)
+    drive.ok(c.SetDeviceState(2, 2), **HOST)
+    drive.walk()
+    counted = drive.ask(CountNeeds(0, 0))
+    assert (counted.needs, counted.lost, counted.next) == ([1, 2, 0, 0, 0], 0, (-1, 0))
+    assert counted.since_ms == min(need.since_ms for need in drive.ask(GetNeeds(0, 0, 9)).needs) > 0
+    drive.ok(c.SetDeviceState(3, 2), **HOST)
+    drive.walk()
+    counted = drive.ask(CountNeeds(0, 0))
+    assert (counted.needs, counted.lost) == ([3, 0, 0, 0, 0], 1), "nothing is left of the one that only device 3 had"
+    drive.ok(c.SetDeviceState(3, 1), **HOST)
+    assert drive.ask(CountNeeds(0, 0)).lost == 0, "absent is not lost"
+    monkeypatch.setattr(pool_queries, "NEEDS_COUNTED_MAX", 2)
+    first = drive.ask(CountNeeds(0, 0))
+    assert sum(first.needs) == 2 and first.next[1] in (*whole, one)
+    rest = drive.ask(CountNeeds(*first.next))
+    assert sum(rest.needs) == 1 and rest.next == (-1, 0)
+    assert drive.ask_errno(CountNeeds(-1, 0)) == drive.ask_errno(CountNeeds(256, 0)) == errno.EINVAL

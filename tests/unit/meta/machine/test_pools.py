@@ -135,6 +135,40 @@ def test_a_drain_makes_needs_and_a_device_is_removed_when_all_its_bays_are_free(
     sound(drive)
 
 
+def test_a_lost_device_is_removed_with_its_stale_bays_when_nothing_names_one_of_them():
+    drive = PoolDrive(hosts=4)
+    numbers = sealed_segments(drive, 3)
+    drive.ok(c.SetDeviceState(3, 2), **HOST)
+    drive.ok(c.DrainDevice(3, True), **HOST)
+    drive.walk()
+    for number in numbers:
+        drive.heal(number, 4)
+    places = [(number, 3, next(bay.index for bay in drive.row(number).bays if bay.device == 3)) for number in numbers]
+    drive.ok(c.DropBays(places[:2]), **HOST)
+    assert drive.errno(c.RemoveDevice(3, 100), **HOST) == errno.ENOTEMPTY, "a segment names a bay there"
+    drive.ok(c.DropBays(places[2:]), **HOST)
+    drive.attach(3)
+    assert drive.errno(c.RemoveDevice(3, 100), **HOST) == errno.ENOTEMPTY, "it is back, so its server trims"
+    drive.ok(c.SetDeviceState(3, 2), **HOST)
+    assert drive.ok(c.RemoveDevice(3, 2), **HOST).number == 1, "a bounded number of rows in one entry"
+    sound(drive)
+    assert drive.errno(c.AttachDevice(3, 99, "n3", True), **HOST) == errno.ENOENT
+    assert drive.ok(c.RemoveDevice(3, 2), **HOST).number == 0
+    drive.walk()
+    sound(drive)
+    assert drive.needs() == {} and all(drive.bay(3, index) is None for _, _, index in places)
+
+
+def test_a_device_that_is_away_may_be_drained_whatever_was_promised():
+    drive = PoolDrive(hosts=2, bays=8, want=Redundancy(1, 1))
+    drive.open()
+    assert drive.ok(c.Reserve(drive.volume, 36 << 20, 36 << 20)).bytes == 36 << 20
+    assert drive.errno(c.DrainDevice(1, True), **HOST) == errno.ENOSPC
+    drive.ok(c.SetDeviceState(1, 2), **HOST)
+    drive.ok(c.DrainDevice(1, True), **HOST)
+    sound(drive)
+
+
 def test_a_policy_reaches_what_is_there_in_a_walk_both_ways():
     drive = PoolDrive()
     numbers = sealed_segments(drive, 3)

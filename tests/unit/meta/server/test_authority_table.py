@@ -39,8 +39,9 @@ REQUEST_ROWS = {
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
     " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
-    " GetSightings GetQuarantine GetCheckpoints GetBays GetPool GetNeeds GetStaleBays ListStores GetStoreSecret",
+    " GetSightings GetQuarantine GetCheckpoints GetBays GetPool GetNeeds GetStaleBays ListStores GetStoreSecret GetPoolVolumes CountNeeds",
     "about itself": "NodeReport ReportDevices",
+    "role node about itself": "ReportCensus",
     "own mount": "Hello",
     "nobody": "ChangeMembers TransferLead",
 }
@@ -55,7 +56,7 @@ COMMAND_ROWS = {
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
-    " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore",
+    " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
     " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",
 }

@@ -21,6 +21,7 @@ from awsomefsd.meta.api.messages.members import MemberInfo
 from awsomefsd.meta.api.messages.nodes import NodeInfo
 from awsomefsd.node.health.codes import CODES, INFO, SEVERITIES, HealthFinding, degraded
 from awsomefsd.node.health.rules import CHECKPOINT_LATE_MS, VOTER_LAG_MAX, Facts, find, of_cluster, of_facts, of_node
+from tests.unit.node.health.test_pool_rules import OF_POOLS
 
 DAY_S = 86_400.0
 
@@ -83,6 +84,7 @@ OF_NODE = [
     ("DEVICE_MISSING", device("not found on this node; add it"), "/dev/b"),
     ("DEVICE_WRONG", device("wrong device: /dev/b is device X now"), "/dev/b is device X now"),
     ("DEVICE_RECOVERED", device("recovered: the cluster was rebuilt from /dev/b elsewhere"), "rebuilt from /dev/b"),
+    ("DEVICE_ROLLED_BACK", device("not served by this node's segment server: rolled back: /dev/b has generation 3"), "generation 3"),
     ("DEVICE_UNUSABLE", device("Input/output error"), "Input/output error"),
     ("DEVICE_FULL", device("ok", 5), "5 of 100 segments"),
     ("MAP_FULL", status(figures={"store_map_use_percent": "92.4", "store_map_bytes": "4096"}), "92 % of the map of the state store (4096"),
@@ -158,7 +160,7 @@ def test_of_a_cluster(code: str, seen: ClusterView, words: str) -> None:
 
 
 def test_every_code_is_reached() -> None:
-    elsewhere = {"WAITING_FOR_CLUSTER"}  # the next test
+    elsewhere = {"WAITING_FOR_CLUSTER", *OF_POOLS}  # the next test; test_pool_rules.py
     reached = {case[0] for case in (*OF_NODE, *OF_FACTS, *OF_CLUSTER)} | elsewhere
     assert reached == {code.name for code in CODES.values() if not code.doctor}, "those of the doctor: tests/unit/node/doctor"
     for code in CODES.values():

@@ -112,15 +112,15 @@ class HealingWorld:
             self.drive.ok(c.BaysWrong(self.device(device).server, device, [(bay.index, bay.segment)]), **HOST)
 
     def calm(self) -> None:
-        """Every session ends; every device is there and takes data, but one perhaps, which is lost for good, or drained."""
+        """Every session ends; every device is there and takes data, but one perhaps, which is lost for good, drained, or both."""
         self.end_session()
         for one in self.devices:
             self.drive.attach(one, self.home[one])
             self.drive.ok(c.DrainDevice(one, False), **HOST)
-        last, what = self.dice.choice(self.devices), self.dice.randrange(3)
-        if what == 0:
+        last, what = self.dice.choice(self.devices), self.dice.randrange(4)
+        if what in (0, 2):
             self.drive.ok(c.SetDeviceState(last, 2), **HOST)
-        elif what == 1:
+        if what in (1, 2):
             self.drive.apply(c.DrainDevice(last, True), **HOST)
         self.drive.walk()
 
@@ -184,7 +184,8 @@ class HealingWorld:
                 made = c.MirrorMade(copy.segment, copy.device, copy.index, copy.planned, copy.end, copy.replaces)
                 self.drive.apply(made, **HOST)
         for device in self.devices:
-            self.drive.trim(device)
+            if self.is_there(device):
+                self.drive.trim(device)
 
     def live(self, events: int) -> None:
         """Lives, calms down, and heals: then nothing is lacking that can be had, and nobody goes on."""
@@ -195,13 +196,17 @@ class HealingWorld:
             self.end_copies(0.5)
         sound(self.drive)
         self.calm()
+        self.heal()
+        self._judge_end()
+
+    def heal(self) -> None:
+        """Looks until nothing is left to do."""
         steps = 0
         while self.look() or self.running:
             self.end_copies()
             steps += 1
             assert steps < STEPS_MAX, "healing turns in circles"
         sound(self.drive)
-        self._judge_end()
 
     def _judge_end(self) -> None:
         taking = [one for one in self.devices if self.is_there(one) and not self.device(one).draining]
@@ -209,6 +214,7 @@ class HealingWorld:
             return
         state = self.drive.machine.state
         state.write_back()
+        drained = {one for one in self.devices if self.device(one).draining}  # and empty, if all that lies there could be elsewhere
         for key in state.keys_in(keys.kind_range(0, keys.SEGMENT), 1_000):
             row = state.segment(keys.last_u64(key))
             assert row is not None and row.want is not None
@@ -219,4 +225,10 @@ class HealingWorld:
             counted = [bay for bay in row.bays if not self.device(bay.device).lost]
             assert len(counted) <= row.want.copies or len(self.hosts_of(good)) < row.want.copies, f"segment {row.segment} has too many"
             if len(self.hosts_of(taking)) >= row.want.copies and good:
-                assert not any(self.device(one).draining for one in good), f"segment {row.segment} stays on a device that is drained"
+                named = [bay.device for bay in row.bays]
+                assert not any(self.device(one).draining for one in named), f"segment {row.segment} stays on a device that is drained"
+            else:
+                drained.clear()
+        for one in drained:
+            self.drive.ok(c.RemoveDevice(one, 1_000), **HOST)
+            sound(self.drive)

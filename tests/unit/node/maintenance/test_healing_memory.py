@@ -125,4 +125,6 @@ def test_a_host_under_maintenance_is_not_lost() -> None:
     absences, away = Absences(), device(2, absent=True)
     lost(absences, 0, away, device(1))
     assert lost(absences, 2 * AFTER_MS, away, device(1), maintenance=(("n2", 1_000),), wall=999) == []
-    assert lost(absences, 2 * AFTER_MS, away, device(1), maintenance=(("n2", 1_000),), wall=1_000) == [2]
+    ended = (("n2", 1_000),)
+    assert lost(absences, 3 * AFTER_MS - 1, away, device(1), maintenance=ended, wall=1_000) == [], "who is late has as long as without one"
+    assert lost(absences, 3 * AFTER_MS, away, device(1), maintenance=ended, wall=1_001) == [2]

@@ -77,6 +77,20 @@ class DrainedDevicesKeepTheirs(HealingPlan):
         return []
 
 
+class LostAndDrainedAreWaitedFor(HealingPlan):
+    def _does_not_return(self, number):
+        return False
+
+
+class LostAndDrainedAreMoved(HealingPlan):
+    def _drained(self, need):
+        mirrors = [bay for bay in need.bays if bay.role == BAY_MIRROR]
+        return [bay for bay in mirrors if bay.device in self._devices and self._devices[bay.device].draining]
+
+    def _does_not_return(self, number):
+        return False
+
+
 class CopiesToDrainedDevices(HealingPlan):
     def _takes(self, need, number):
         return self._is_there(number)
@@ -84,7 +98,8 @@ class CopiesToDrainedDevices(HealingPlan):
 
 BROKEN = [
     AbsentIsLost, AbsentIsThere, LostCounts, HostsAreNotCounted, AnyMirrorIsASource, NothingIsTooMuch, TooMuchIsAnyMirror,
-    CopiesAreNeverGivenUp, PartialMirrorsStay, NoLimits, DrainedDevicesKeepTheirs, CopiesToDrainedDevices,
+    CopiesAreNeverGivenUp, PartialMirrorsStay, NoLimits, DrainedDevicesKeepTheirs, LostAndDrainedAreWaitedFor, LostAndDrainedAreMoved,
+    CopiesToDrainedDevices,
 ]  # fmt: skip
 
 

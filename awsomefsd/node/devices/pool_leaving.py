@@ -1,0 +1,224 @@
+"""Obstacles to a drain or a removal of devices of a pool are found by the rows, and put into words.  Pure: rows in, sentences out.
+
+A drain moves mirrors; so each of them needs a place that fails apart from the mirrors that stay.  Whether there are enough is found by
+placing them one after the other, those with the fewest hosts to choose from first, each on the host with the most room, as healing does.
+Healing leaves each host its reserve when it moves something.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from awsomefsd.base.sizes import format_bytes
+from awsomefsd.base.types import BAY_MIRROR, SEGMENT_LEASED, SPREAD_DEVICE, Redundancy, SegmentBay, SegmentInBays
+from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, PoolVolume
+from awsomefsd.meta.machine.spread import kept_for_repair
+from awsomefsd.node.devices.pool_view import takes_data
+
+_NAMES_SHOWN = 5
+
+
+class PlaceForMirrors(Struct, frozen=True):
+    """A segment with mirrors that have to move: how many, and the devices that may take one, by what fails together."""
+
+    copies: int
+    devices: tuple[tuple[int, ...], ...]
+
+
+class Leaving:
+    """The devices `leaving` of a pool, which are being given up.  `segments`: all that have a mirror there; others are passed over.
+
+    `named`: the names of hosts for people.
+    """
+
+    def __init__(
+        self, pool: Pool, leaving: Iterable[int], volumes: Sequence[PoolVolume], segments: Iterable[SegmentInBays],
+        named: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._named = named or {}
+        self._pool = pool
+        self._devices = {device.device: device for device in pool.devices}
+        self._leaving = frozenset(leaving)
+        self._volumes = {volume.volume: volume for volume in volumes}
+        self.segments = [row for row in segments if any(bay.device in self._leaving for bay in row.bays)]
+        self._taking = [one for one in pool.devices if one.device not in self._leaving and takes_data(one)]
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(row.live_bytes for row in self.segments)
+
+    def counted(self) -> str:
+        """Returns how many segments have a mirror there, in words."""
+        return _counted(len(self.segments))
+
+    # --- drain ------------------------------------------------------------------------------------------------------------
+    def drain_refusal(self) -> str:
+        """Returns why these devices cannot be emptied by a drain, and what to do; "" if they can."""
+        return self._too_few_hosts() or self._no_place()
+
+    def _too_few_hosts(self) -> str:
+        for volume in self._volumes.values():
+            left = {_domain(one, volume.want) for one in self._taking if _is_of_class(one, volume.want)}
+            if len(left) < volume.want.min_copies:
+                kind, things = _kind_of(volume.want), "devices" if volume.want.spread == SPREAD_DEVICE else "hosts"
+                there = f" ({', '.join(sorted(self._named.get(one, one) for one in left))})" if left else ""
+                return (
+                    f"volume {volume.name} is written only where {volume.want.min_copies} {things} take its mirrors, and {len(left)} would "
+                    f"be left{there}; add a device on another {kind} first"
+                )
+        return ""
+
+    def _no_place(self) -> str:
+        nowhere = crowded = 0
+        places = sorted((place for row in self.segments if (place := self._moves(row)) is not None), key=lambda one: len(one.devices))
+        room = _Room(self._pool, self._taking)
+        for place in places:
+            placed = room.take(place)
+            if len(place.devices) < place.copies:
+                nowhere += 1
+            elif placed < place.copies:
+                crowded += 1
+        size = self._pool.segment_bytes
+        if nowhere:
+            return (
+                f"{_counted(nowhere)} ({format_bytes(nowhere * size)}) cannot move: every other host that takes data has a mirror of each "
+                "of them already; add a device on another host first"
+            )
+        if crowded:
+            return (
+                f"{format_bytes(len(places) * size)} of mirrors have to move, and the other devices have no room for "
+                f"{format_bytes(crowded * size)} of them; add a device first"
+            )
+        return ""
+
+    def _moves(self, row: SegmentInBays) -> PlaceForMirrors | None:
+        """Returns what has to move of a segment; None where nothing does."""
+        volume = self._volumes.get(row.volume)
+        if volume is None:
+            return None
+        want = volume.want
+        mirrors = [bay for bay in _complete(row) if bay.device in self._devices]
+        staying = {_domain(self._devices[bay.device], want) for bay in mirrors if self._is_elsewhere(bay)}
+        going = {bay.device for bay in mirrors if bay.device in self._leaving}
+        copies = min(len(going), want.copies - len(staying))
+        if copies <= 0:
+            return None
+        fitting: dict[str, list[int]] = {}
+        for one in self._taking:
+            if _is_of_class(one, want) and (domain := _domain(one, want)) not in staying:
+                fitting.setdefault(domain, []).append(one.device)
+        return PlaceForMirrors(copies, tuple(tuple(devices) for _, devices in sorted(fitting.items())))
+
+    # --- removal ----------------------------------------------------------------------------------------------------------
+    def only_here(self) -> list[SegmentInBays]:
+        """Returns the segments of which no other device that is not lost has all."""
+        return [row for row in self.segments if not any(self._is_elsewhere(bay) for bay in _complete(row))]
+
+    def _is_elsewhere(self, bay: SegmentBay) -> bool:
+        device = self._devices.get(bay.device)
+        return device is not None and bay.device not in self._leaving and not device.lost
+
+    def loss(self) -> str:
+        """Returns what would be lost with these devices as they are now, in words that "nowhere else" ends; "" if nothing would be."""
+        only = self.only_here()
+        if not only:
+            return ""
+        live = sum(row.live_bytes for row in only)
+        return f"{_counted(len(only))} with {format_bytes(live)} of {self.names(only)} {_is(len(only))}"
+
+    def names(self, segments: Iterable[SegmentInBays]) -> str:
+        """Returns the volumes of segments, in words."""
+        found = sorted({self._volumes[row.volume].name if row.volume in self._volumes else "deleted volumes" for row in segments})
+        more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
+        return f"volume{'s' if len(found) > 1 else ''} {', '.join(found[:_NAMES_SHOWN])}{more}"
+
+    def removal_refusal(self, device: PoolDeviceInfo, lost_after: str) -> tuple[str, bool]:
+        """Returns why this device cannot be removed yet, with what to do, and whether data would be lost."""
+        number = device.device
+        if not device.draining:
+            return f"device {number} is in use and takes new data: awsomefsd device drain {number}", True
+        if (device.lost or device.absent) and (loss := self.loss()):
+            return f"device {number} is {_state(device)}, and {loss} nowhere else; bring the device back", True
+        if self.segments:
+            why = self._too_few_hosts() or self._no_place()
+            one = len(self.segments) == 1
+            wait = f"to wait until {'it is' if one else 'they are'} moved: awsomefsd device drain {number} --wait"
+            there = f"{_counted(len(self.segments))} of {self.names(self.segments)} {'lies' if one else 'lie'} on device {number}"
+            return f"{there}; {why or wait}", True
+        used = device.bays - device.free - device.stale
+        if used:
+            return f"{_bays(used)} of device {number} {_is(used)} leased to mounts, which leave them within seconds; try again", False
+        if device.absent or not device.server:
+            return (
+                f"{_bays(device.stale)} of device {number} can be trimmed only by the segment server of its node, which is away; start it, "
+                f"or wait until the device counts as lost ({lost_after})", False,
+            )  # fmt: skip
+        return f"{_bays(device.stale)} of device {number} {_is(device.stale)} being trimmed, which takes seconds; try again", False
+
+
+class _Room:
+    """Free bays of devices, without what each host keeps for repair."""
+
+    def __init__(self, pool: Pool, taking: Iterable[PoolDeviceInfo]) -> None:
+        self._host = {device.device: device.host for device in pool.devices}
+        self._free = {device.device: device.free + device.stale for device in taking}
+        bays: Counter[str] = Counter()
+        for device in pool.devices:
+            bays[device.host] += device.bays
+        self._of_host: Counter[str] = Counter()
+        for number, free in self._free.items():
+            self._of_host[self._host[number]] += free
+        for host in self._of_host:
+            self._of_host[host] -= kept_for_repair(bays[host], pool.reserve_percent)
+
+    def take(self, place: PlaceForMirrors) -> int:
+        """Takes room for the mirrors of a segment, which fail apart from each other; returns for how many there was some."""
+        left = list(place.devices)
+        for taken in range(place.copies):
+            room = [(self._of_host[self._host[one]], self._free[one], one, devices) for devices in left for one in devices]
+            found = max((one for one in room if one[0] > 0 and one[1] > 0), default=None)
+            if found is None:
+                return taken
+            _, _, number, devices = found
+            left.remove(devices)
+            self._free[number] -= 1
+            self._of_host[self._host[number]] -= 1
+        return place.copies
+
+
+def _domain(device: PoolDeviceInfo, want: Redundancy) -> str:
+    return f"device {device.device}" if want.spread == SPREAD_DEVICE else device.host
+
+
+def _kind_of(want: Redundancy) -> str:
+    return "disk" if want.spread == SPREAD_DEVICE else "host"
+
+
+def _is_of_class(device: PoolDeviceInfo, want: Redundancy) -> bool:
+    return want.device_class in ("", device.device_class)
+
+
+def _complete(row: SegmentInBays) -> list[SegmentBay]:
+    """Returns the mirrors that hold all of a segment; of one that is being written, all."""
+    mirrors = [bay for bay in row.bays if bay.role == BAY_MIRROR]
+    end = max(row.committed_bytes, row.footer_offset + row.footer_bytes)
+    return mirrors if row.state == SEGMENT_LEASED else [bay for bay in mirrors if bay.durable >= end]
+
+
+def _state(device: PoolDeviceInfo) -> str:
+    return "lost" if device.lost else "absent"
+
+
+def _counted(count: int) -> str:
+    return "1 segment" if count == 1 else f"{count} segments"
+
+
+def _bays(count: int) -> str:
+    return "1 bay" if count == 1 else f"{count} bays"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
