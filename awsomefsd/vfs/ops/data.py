@@ -92,18 +92,24 @@ class DataOps:
         removing = mount.session.removing.get(ino)
         if removing is not None:
             yield removing
-        attr: Attr = yield from mount.attr_op(ino)
+        attr = mount.caches.names.attr(ino)
+        in_order = attr is None and mount.leader_answers and not flags & os.O_TRUNC
+        if attr is None:
+            attr = yield from mount.asked_attr_op(ino)
         if attr.nlink == 0 and not mount.session.opens.count(ino):
             raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
         fh = mount.session.opens.open(ino, flags, ctx.unique)
-        if mount.caches.leases is not None:
+        if mount.caches.leases is not None and not in_order:
             yield from self._still_there(ino, fh)
         return Opened(fh, mount.cache_policy(mount.shown(attr), flags, fh))
 
     def _still_there(self, ino: int, fh: int) -> Steps:
-        """The attributes may have been remembered, and their lease recalled before the handle was in the table."""
+        """The attributes may have been remembered, and their lease recalled before the handle was in the table.
+
+        Not those that the leader told just now: the handle is in the table before a later answer is looked at (orphans.py).
+        """
         mount = self._mount
         if mount.caches.names.attr(ino) is not None:
             return

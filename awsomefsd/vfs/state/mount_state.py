@@ -427,15 +427,25 @@ class MountState:
         """True if what is made now begins with a lease.  Not what a dead worker had asked for: nothing of those answers is remembered."""
         return self.caches.leases is not None and not self.session.recovering
 
+    @property
+    def leader_answers(self) -> bool:
+        """True: questions are answered by the leader alone, in the order of the log."""
+        return self._delegated is None
+
     def attr_op(self, ino: int) -> Steps:
         """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""
         attr = self.caches.names.attr(ino)
-        if attr is None:
-            self.caches.cover(ino)
-            reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino))
-            attr = reply.attr
-            self.caches.names.put(attr)
-        return attr
+        return attr if attr is not None else (yield from self.asked_attr_op(ino))
+
+    def asked_attr_op(self, ino: int) -> Steps:
+        """The committed attributes as the leader has them.  Raises FsError(ENOENT).
+
+        What follows up to the next wait is done before any later answer of the leader is looked at.
+        """
+        self.caches.cover(ino)
+        reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino))
+        self.caches.names.put(reply.attr)
+        return reply.attr
 
     def shown_op(self, ino: int) -> Steps:
         """The attributes for stat(2): what another mount buffers of the file counts, and stays buffered there.  Raises FsError(ENOENT).

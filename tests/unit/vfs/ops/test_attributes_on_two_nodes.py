@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
+import random
+import threading
 import time
 import types
 from typing import Any
 
 import pytest
 
+from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import ROOT_INO
+from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
-from tests.rigs.mount_without_kernel import Held, Started, error_of, until
+from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, Held, Started, error_of, until
 from tests.unit.vfs.ops.test_buffered_writes import Leased, nodes, sound
 
 __all__ = ["nodes"]
@@ -157,4 +163,82 @@ def test_a_write_behind_an_own_change_is_later_by_the_clock_of_the_leader_too(
     shown = one.attr(ino)
     assert one.mount.buffered.dirty.dirty_bytes == 5 and shown.mtime_ns > before.mtime_ns
     assert two.attr(ino).mtime_ns == shown.mtime_ns == one.attr(ino).mtime_ns
+    sound(nodes)
+
+
+def test_an_open_of_a_file_without_a_lease_is_one_question(nodes: list[Leased], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the leader answers: the answer is looked at before any that tells of a removal."""
+    one, two = nodes
+    monkeypatch.setattr(two.mount, "_delegated", None)
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    for turn in range(12):
+        for node, handle in ((one, fh), (two, there)):
+            node.clock.advance(0.001)
+            node.write(ino, handle, turn, b"a")
+    asked: list[Any] = []
+    two.gate().on_ask = asked.append
+    assert two.mount.caches.names.attr(ino) is None, "it is contested: nothing is remembered of it"
+    again = two.open(ino)
+    assert [body for body in asked if isinstance(body, m.GetAttr)] == [m.GetAttr(VOLUME, ino)]
+    two.close_file(ino, again)
+    sound(nodes)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_TRUNC])
+def test_a_lease_that_goes_while_a_file_is_opened(nodes: list[Leased], flags: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = nodes
+    ino = two.file(b"f", b"data")  # a truncation waits for nobody then
+    two.lookup(b"f")
+    until(lambda: two.attr(ino) and two.mount.caches.names.attr(ino) is not None)
+    opened = two.mount.session.opens.open
+
+    def late(*given: Any) -> int:
+        """Its last name goes, and nothing is kept of it for this node, before the handle is in the table."""
+        if one.volume().used_inodes == before:
+            one.call("unlink", ROOT_INO, b"f")
+            block_on(two.vfs.orphans.release_unopened(two.worker.client.session), LIMIT_S)
+            until(lambda: one.volume().used_inodes == before - 1)
+        return opened(*given)
+
+    before = one.volume().used_inodes
+    monkeypatch.setattr(two.mount.session.opens, "open", late)
+    assert error_of(two.open, ino, flags) == errno.ENOENT and not two.mount.session.opens.count(ino)
+    sound(nodes)
+
+
+def test_a_file_that_is_opened_while_it_loses_its_name(nodes: list[Leased], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lease: it is refused, or stays for as long as it is open."""
+    one, two = nodes
+    dice = random.Random(seed)
+    monkeypatch.setattr(two.mount, "_delegated", None)
+    monkeypatch.setattr(two.mount.caches, "cover", lambda *_, **__: None)
+    for number in range(40):
+        name = b"%d" % number
+        ino = one.file(name, b"data")
+        pauses = [dice.random() * 0.004 for _ in range(2)]
+
+        def remove(name: bytes = name, pause_s: float = pauses[0]) -> None:
+            time.sleep(pause_s)
+            one.call("unlink", ROOT_INO, name)
+
+        def release(pause_s: float = pauses[1]) -> None:
+            time.sleep(pause_s)
+            for _ in range(3):
+                block_on(two.vfs.orphans.release_unopened(two.worker.client.session), LIMIT_S)
+
+        others = [threading.Thread(target=work) for work in (remove, release)]
+        for other in others:
+            other.start()
+        try:
+            fh = two.open(ino)
+        except FsError as err:
+            assert err.errno == errno.ENOENT
+            fh = 0
+        for other in others:
+            other.join()
+        release(0)
+        if fh:
+            assert two.read(ino, fh, 0, 9) == b"data"
+            two.close_file(ino, fh)
     sound(nodes)
