@@ -211,7 +211,7 @@ def test_a_file_that_is_opened_while_it_loses_its_name(nodes: list[Leased], seed
     dice = random.Random(seed)
     monkeypatch.setattr(two.mount, "_delegated", None)
     monkeypatch.setattr(two.mount.caches, "cover", lambda *_, **__: None)
-    for number in range(40):
+    for number in range(20):
         name = b"%d" % number
         ino = one.file(name, b"data")
         pauses = [dice.random() * 0.004 for _ in range(2)]
