@@ -35,7 +35,7 @@ from awsomefsd.meta.api.messages.pools import PoolCensus
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
-_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
+_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask", "until"})
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
 _TIMES = frozenset({"atime_ns", "mtime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
 _CTIMES = {(commands.SetAttr, "ctime_ns"), (commands.InodeCommit, "mtime_ns")}  # to 2262, as the kernel's clock; a change moves it on by 1

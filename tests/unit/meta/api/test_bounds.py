@@ -12,10 +12,11 @@ from msgspec import structs
 
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.rule_levels import POOLS
-from awsomefsd.base.types import LOCK_POSIX, SegmentInfo
+from awsomefsd.base.types import LOCK_POSIX, Extent, SegmentInfo
 from awsomefsd.meta.api import bounds
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.collection import GetPieces
 from tests.rigs.machine_driver import Drive, sound
 from tests.unit.meta.server.test_service import filled
 
@@ -180,3 +181,12 @@ def test_what_no_worker_sends_at_once_does_not_get_into_the_log() -> None:
                     bounds.check(body)
     with pytest.raises(ProtocolError):
         bounds.check(m.Propose(1, 1, 1, [], scene.batch(c.ReleaseOrphan(1, [1] * 1_025))))
+
+
+@pytest.mark.parametrize("until", [-1, 1 << 32])
+def test_a_chapter_that_no_key_has_room_for_is_not_let_in(until: int) -> None:
+    """A move without places is applied as far as its key; a question gets to its key at once."""
+    extent = Extent(0, 1, 1, 1, 1, 0, 64, 0)
+    for body in (c.Relocate([c.Relocation(1, 2, extent, [], until)], []), GetPieces(1, 0, 1, 2, 0, 1, until)):
+        with pytest.raises(ProtocolError, match="until"):
+            bounds.check(body)
