@@ -2,7 +2,8 @@
 
 An object is written to a file of its own name under `tmp/`, fsynced, linked to its name, and the directory is fsynced; new directories on
 the way are fsynced into theirs first.  So an object is there whole or not at all, and nothing is replaced: a link to a name that exists
-fails, and the bytes there are compared instead.  What a crash leaves under `tmp/` is removed when it is a day old.
+fails, and the bytes there are compared instead.  What a crash leaves under `tmp/` is removed when it is a day old; what has another name
+than ours stays, for the directory that somebody names may be one with a `tmp/` of its own.
 
 Every name is opened from the descriptor of the root, part by part, and no symbolic link is followed: what somebody else puts into the
 directory leads nowhere.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import threading
@@ -34,6 +36,7 @@ INTERRUPTED_S = 10  # for a call whose caller was interrupted
 DURABLE_MAX = 4_096  # directories that are remembered
 TEMPORARY = "tmp"
 TEMPORARY_KEPT_S = 24 * 3_600
+_OURS = re.compile(r"[0-9a-f]{32}")  # names under `tmp/`
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REFUSED = {
     errno.EACCES: "this process may not do that there",
@@ -295,5 +298,5 @@ def _remove_old(room: int) -> None:
     with os.scandir(room) as entries:
         for entry in entries:
             with suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_mtime < before:
+                if _OURS.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
                     os.unlink(entry.name, dir_fd=room)

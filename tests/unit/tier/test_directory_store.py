@@ -217,11 +217,23 @@ def test_calls_that_do_not_come_back_have_an_end(root: Path, monkeypatch: pytest
 
 def test_what_crashes_left_goes_and_what_is_under_way_stays(root: Path) -> None:
     (root / "tmp").mkdir()
-    (root / "tmp" / "old").write_bytes(b"x")
-    (root / "tmp" / "young").write_bytes(b"x")
-    os.utime(root / "tmp" / "old", (1, 1))
+    old, young = "0123456789abcdef" * 2, "f" * 32
+    for name in (old, young):
+        (root / "tmp" / name).write_bytes(b"x")
+    os.utime(root / "tmp" / old, (1, 1))
     open_store(root).put("a", b"abc")
-    assert sorted(files(root)) == ["a", "tmp/young"]
+    assert sorted(files(root)) == ["a", f"tmp/{young}"]
+
+
+def test_what_others_have_under_tmp_stays(root: Path) -> None:
+    """Somebody names /var, or a home: what is in its `tmp` is not ours, however old it is."""
+    (root / "tmp").mkdir()
+    for name in ("thesis.txt", "0123456789abcdef", "0123456789ABCDEF" * 2, "0123456789abcdef" * 2 + "~"):
+        (root / "tmp" / name).write_bytes(b"x")
+        os.utime(root / "tmp" / name, (1, 1))
+    before = files(root)
+    open_store(root).put("a", b"abc")
+    assert files(root) == before | {"a": b"abc"}
 
 
 def test_many_at_once_put_each_object_whole(root: Path, seed: int) -> None:
