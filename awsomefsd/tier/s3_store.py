@@ -318,8 +318,12 @@ def _endpoint(options: S3Options, bucket: str) -> str:
         raise ConfigError(f"{options.region[:80]!r} is no name of a region")
     if not options.endpoint:  # a certificate of *.s3.… is good for one name without dots
         return f"https://{'' if '.' in bucket else bucket + '.'}s3.{options.region}.amazonaws.com"
-    parts = urlsplit(options.endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(options.endpoint)
+        whole = parts.hostname and (parts.port is None or parts.port > 0) and not (parts.query or parts.fragment)
+    except ValueError:  # brackets, no number for a port, or characters that are others in an address
+        whole = False
+    if not whole or parts.scheme not in ("http", "https") or "@" in parts.netloc or " " in parts.netloc:
         raise ConfigError("a store's endpoint is http://HOST:PORT or https://HOST:PORT, without credentials")
     return options.endpoint.rstrip("/")
 

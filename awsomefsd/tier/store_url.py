@@ -37,7 +37,10 @@ def parse_store_url(text: str) -> StoreUrl:
         text = f"file://{text}"
     if not text.isprintable():
         raise ConfigError("a store's URL has a character that cannot be printed")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets, or characters that are others in an address
+        raise ConfigError("a store's URL is s3://BUCKET/PREFIX, or file:///PATH for a directory") from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigError("a store's URL has no place for credentials or options; give those by a file or the environment")
     path = parts.path.strip("/")

@@ -306,6 +306,7 @@ def test_tls_needs_an_authority_that_is_given(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"endpoint": "http://user:pw@host"}, "without credentials"), ({"endpoint": "ftp://x"}, "http"), ({"endpoint": "host:9"}, "http"),
+        *(({"endpoint": f"http://{place}"}, "HOST:PORT") for place in ("[x", "exa\u2100mple", "h:no", "h:99999", "h:0", "a b")),
         ({"region": "../x"}, "region"), ({"ca_file": "/nonexistent"}, "No such file"), ({"credentials": "/nonexistent"}, "No such file"),
     ],
 )  # fmt: skip

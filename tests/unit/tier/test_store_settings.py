@@ -30,7 +30,7 @@ def test_urls(text: str, url: StoreUrl, told: str) -> None:
     [
         "", "bucket", "s3://", "s3://Bucket", "s3://b", "s3://bu_cket/x", "s3://key:S3CRET@bucket/x", "s3://bucket/x?key=S3CRET",
         "s3://bucket/#S3CRET", "gs://bucket", "s3://bucket/a/../b", "s3://bucket/a//b", "s3://bucket/a b", "file://host/x", "/",
-        "file:///a/../b", "/a/./b", "s3://bucket/" + "x" * 600, "/a\nb", "https://S3CRET@x.de/",
+        "file:///a/../b", "/a/./b", "s3://bucket/" + "x" * 600, "/a\nb", "https://S3CRET@x.de/", "s3://[x", "s3://exa\u2100mple/S3CRET",
     ],
 )  # fmt: skip
 def test_urls_that_are_refused(text: str) -> None:
