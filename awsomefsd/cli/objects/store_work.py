@@ -16,12 +16,18 @@ from awsomefsd.cli.main import CliCommand
 def store_work() -> None:
     """Do a job at a store; the daemon runs this.  The job comes by standard input.
 
-    SIGTERM ends it, and what a check has put is removed first.
+    SIGTERM ends it, and what a check has put is removed first; a second one changes nothing.
     """
     from awsomefsd.tier import store_work as work
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _ended)
     work.run(sys.stdin.buffer.read(), _tell)
+
+
+def _ended(*_: object) -> None:
+    """Ends the work once: the daemon signals when its caller is gone, and again when it gives the work up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _tell(line: dict[str, Any]) -> None:
