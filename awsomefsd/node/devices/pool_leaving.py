@@ -2,7 +2,7 @@
 
 A drain moves mirrors; so each of them needs a place that fails apart from the mirrors that stay.  Whether there are enough is found by
 placing them one after the other, those with the fewest hosts to choose from first, each on the host with the most room, as healing does.
-Healing leaves each host its reserve when it moves something.
+Healing leaves each host its reserve when it moves something.  What is on devices that are being drained already has to move as well.
 """
 
 from __future__ import annotations
@@ -43,8 +43,16 @@ class Leaving:
         self._devices = {device.device: device for device in pool.devices}
         self._leaving = frozenset(leaving)
         self._volumes = {volume.volume: volume for volume in volumes}
-        self.segments = [row for row in segments if any(bay.device in self._leaving for bay in row.bays)]
+        self._moving = [row for row in segments if any(self._goes(bay) for bay in row.bays)]
+        self.segments = [row for row in self._moving if self._is_own(row)]
         self._taking = [one for one in pool.devices if one.device not in self._leaving and takes_data(one)]
+
+    def _goes(self, bay: SegmentBay) -> bool:
+        device = self._devices.get(bay.device)
+        return bay.device in self._leaving or (device is not None and device.draining and not device.lost)
+
+    def _is_own(self, row: SegmentInBays) -> bool:
+        return any(bay.device in self._leaving for bay in row.bays)
 
     @property
     def live_bytes(self) -> int:
@@ -73,12 +81,13 @@ class Leaving:
 
     def _no_place(self) -> str:
         nowhere = crowded = 0
-        places = sorted((place for row in self.segments if (place := self._moves(row)) is not None), key=lambda one: len(one.devices))
+        found = [(place, self._is_own(row)) for row in self._moving if (place := self._moves(row)) is not None]
+        places = sorted(found, key=lambda one: len(one[0].devices))
         room = _Room(self._pool, self._taking)
-        for place in places:
+        for place, is_own in places:
             placed = room.take(place)
             if len(place.devices) < place.copies:
-                nowhere += 1
+                nowhere += is_own
             elif placed < place.copies:
                 crowded += 1
         size = self._pool.segment_bytes
@@ -101,8 +110,8 @@ class Leaving:
             return None
         want = volume.want
         mirrors = [bay for bay in _complete(row) if bay.device in self._devices]
-        staying = {_domain(self._devices[bay.device], want) for bay in mirrors if self._is_elsewhere(bay)}
-        going = {bay.device for bay in mirrors if bay.device in self._leaving}
+        staying = {_domain(self._devices[bay.device], want) for bay in mirrors if self._is_elsewhere(bay) and not self._goes(bay)}
+        going = {bay.device for bay in mirrors if self._goes(bay)}
         copies = min(len(going), want.copies - len(staying))
         if copies <= 0:
             return None

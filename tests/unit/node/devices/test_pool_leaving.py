@@ -53,6 +53,19 @@ def test_a_drain_leaves_as_many_hosts_as_a_write_has_to_reach() -> None:
     assert leaving(drive, 2).drain_refusal() == ""
 
 
+def test_mirrors_on_a_host_that_is_being_drained_need_a_place_too() -> None:
+    """Both have to move, and one host is left: the second drain would never end, and nobody would say so."""
+    drive = PoolDrive(hosts=3, want=Redundancy(2, 1))
+    sealed_segments(drive, 1, 1, 2)
+    drive.ok(c.DrainDevice(1, True), **HOST)
+    assert leaving(drive, 2).drain_refusal() == (
+        "1 segment (4.0 MiB) cannot move: every other host that takes data has a mirror of each of them already; "
+        "add a device on another host first"
+    )
+    drive.add(4, "n4")
+    assert leaving(drive, 2).drain_refusal() == ""
+
+
 @pytest.mark.parametrize("away", [1, 2], ids=["absent", "lost"])
 def test_devices_that_are_away_take_nothing(away: int) -> None:
     drive = PoolDrive(hosts=3, want=Redundancy(2, 2))
@@ -117,7 +130,10 @@ def test_a_lost_device_waits_for_mirrors_elsewhere_and_says_what_they_lack() -> 
 
 # --- compared with what healing does ----------------------------------------------------------------------------------------
 def test_what_may_be_drained_is_emptied_and_what_has_no_host_is_not(seed: int) -> None:
-    """At the end of random lives, with every device there: a drain that is not refused ends, one without a host for it does not."""
+    """At the end of random lives, with every device there: a drain that is not refused ends, one without a host for it does not.
+
+    In some of them another drain is under way.
+    """
     verdicts = set()
     for life in range(POOLS):
         world = HealingWorld(Random(f"{seed} {life}"))
@@ -131,7 +147,12 @@ def test_what_may_be_drained_is_emptied_and_what_has_no_host_is_not(seed: int) -
             world.drive.ok(c.DrainDevice(one, False), **HOST)
         world.drive.walk()
         world.heal()
-        one = world.dice.choice(world.devices)
+        other, one = world.dice.sample(world.devices, 2)
+        drained = [one]
+        if world.dice.random() < 0.5 and not leaving(world.drive, other).drain_refusal():
+            world.drive.apply(c.DrainDevice(other, True), **HOST)
+            world.drive.walk()
+            drained.append(other)
         why = leaving(world.drive, one).drain_refusal()
         verdicts.add(why.partition(";")[0][:9])
         state = world.drive.apply(c.DrainDevice(one, True), **HOST)
@@ -141,5 +162,5 @@ def test_what_may_be_drained_is_emptied_and_what_has_no_host_is_not(seed: int) -
         if not why:
             assert not left, f"life {life}: {left} stay on device {one}, and the drain was not refused ({state})"
         elif "cannot move" in why and type(state).__name__ == "Done":
-            assert left, f"life {life}: the drain of device {one} was refused for nothing: {why}"
+            assert leaving(world.drive, *drained).segments, f"life {life}: the drain of device {one} was refused for nothing: {why}"
     assert "" in verdicts and len(verdicts) > 1, verdicts
