@@ -27,7 +27,7 @@ from awsomefsd.meta.api.commands import DropBays, MirrorMade, NeedSegments, Plan
 from awsomefsd.meta.api.commands.pools import DEVICE_LOST
 from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolCensus, PoolDeviceInfo
 from awsomefsd.meta.client.endpoints import endpoint_of
-from awsomefsd.meta.state.pools import FEWER
+from awsomefsd.meta.state.pools import DRAIN, FEWER
 from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate
 from awsomefsd.node.maintenance.healing_plan import COPIES_PER_HOST, Asleep, GiveUpBay, HealingPlan, KeepBay, Later, MirrorCopy
 
@@ -54,7 +54,7 @@ class Healing:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[MirrorCopy, threading.Thread]] = {}  # by segment
         self._failures, self._absences, self._rate = CopyFailures(), Absences(), CopyRate()
-        self._asleep, self._why = 0, ""  # for how many nothing can be done that lack a mirror, and why for one; since a look at the front
+        self._asleep, self._why = 0, ""  # what lacks a mirror or has to move, and cannot; since a look at the front
         self._needed = False  # something lacked a mirror at these looks
         self._ending = threading.Event()  # of the copies that run now
         self._look_s = 0.0  # when needs are read next
@@ -81,6 +81,8 @@ class Healing:
         self._ending.set()
         self._ending = threading.Event()
         self._absences = Absences()
+        with self._lock:  # what was needed then says nothing of the next time that this node leads
+            self._rate, self._asleep, self._why, self._needed = CopyRate(), 0, "", False
 
     def join(self) -> None:
         """Waits until no copy has a thread any more."""
@@ -143,8 +145,8 @@ class Healing:
             self._look_s = time.monotonic() + LOOK_SHARE * looking_s
             for need in page.needs:
                 decided = plan.decide(need)
-                if need.priority <= FEWER and need.state == SEGMENT_SEALED:
-                    needed = True
+                if need.priority <= DRAIN and need.state == SEGMENT_SEALED:
+                    needed = needed or need.priority <= FEWER
                     asleep += [decided.why] if isinstance(decided, Asleep) else []
                 if isinstance(decided, GiveUpBay):
                     drops.append(decided)

@@ -13,7 +13,7 @@ from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, SEGMENT_SEALED, Redundancy, SegmentBay
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages.devices import GetBays
-from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolDeviceInfo, SegmentNeed
+from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolCensus, PoolDeviceInfo, SegmentNeed
 from awsomefsd.meta.state import pools
 from awsomefsd.node.maintenance import healing as healing_module
 from awsomefsd.node.maintenance.healing import Healing
@@ -243,6 +243,36 @@ def test_segments_that_nobody_can_copy_do_not_hide_those_that_can_be_copied(monk
     monkeypatch.setattr(healing_module, "LOOK_SHARE", 0)
     assert [healing.turn(pool) for _ in range(5)][:3] == [True] * 3
     assert proposed and {(one.segment, one.device) for one in proposed} <= {(21, 1), (21, 3)}
+
+
+def test_a_drain_that_stands_still_says_why() -> None:
+    """Its mirrors are all there, so nothing else tells of it."""
+    devices = [PoolDeviceInfo(number, 9, 9, 0, f"n{number}", f"n{number}", server=f"n{number}", address="host:1") for number in (1, 2)]
+    pool = Pool(1 << 22, 64 << 20, 600_000, 4, [], 0, [replace(devices[0], draining=True), devices[1]])
+    mirrors = [SegmentBay(device, 1, 4096, BAY_MIRROR) for device in (1, 2)]
+    moving = SegmentNeed(pools.DRAIN, pools.NEED_DRAIN, 0, 1, 1, SEGMENT_SEALED, 1 << 22, 4096, 0, 1, Redundancy(2, 1), mirrors, 0)
+    healing = Healing(lambda _body: NeedsFound([moving], (-1, 0)), lambda _command: None, lambda _device: None)
+    healing.turn(pool)
+    census = healing.census()
+    assert (census.asleep, census.why) == (1, "no device has room for it that fails apart from the others")
+    assert census.idle_ms == 0, "no mirror is missing"
+
+
+def test_what_was_needed_when_this_node_led_before_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first look of a new leader says that no copy was made for hours."""
+    device = PoolDeviceInfo(1, 9, 9, 0, "n1", "n1", lost=True)
+    pool, now_ms = Pool(1 << 22, 64 << 20, 600_000, 4, [], 0, [device]), [1_000]
+    monkeypatch.setattr(healing_module.time, "monotonic_ns", lambda: now_ms[0] * 1_000_000)
+    monkeypatch.setattr(healing_module, "LOOK_SHARE", 0)
+    healing = Healing(lambda _body: NeedsFound([need(pools.LAST_MIRROR, 1, 1)], (-1, 0)), lambda _command: None, lambda _device: None)
+    healing.turn(pool)
+    now_ms[0] += 5_000
+    assert (healing.census().idle_ms, healing.census().asleep) == (5_000, 1)
+    healing.rest()
+    assert healing.census() == PoolCensus([]), "nobody has looked yet"
+    now_ms[0] += 3_600_000
+    healing.turn(pool)
+    assert (healing.census().idle_ms, healing.census().asleep) == (0, 1)
 
 
 def need(priority: int, segment: int, device: int) -> SegmentNeed:
