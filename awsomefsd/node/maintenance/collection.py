@@ -183,7 +183,7 @@ class Collection:
 
     def _wait(self, pause_s: float) -> bool:
         with self._cond:
-            if not self._ending and not self._forced:
+            if not self._ending and (self._error or not self._forced):
                 self._resting = not self._error and self._is_calm
                 self._cond.wait(max(self._look_s - time.monotonic(), LOOK_S) if self._resting else pause_s)
                 self._resting = False
@@ -212,6 +212,8 @@ class Collection:
         if self._off or not devices:
             self._look_s = time.monotonic() + FULL_LOOK_S
             self._collector.rest()
+            with self._cond:
+                self._forced = self._forced and bool(devices)  # without any there is nothing to collect
             return
         forced = self._forced
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT

@@ -437,6 +437,37 @@ def test_a_collection_sleeps_until_something_is_applied() -> None:
         collection.stop()
 
 
+def test_a_collection_that_is_ordered_where_there_is_nothing_to_collect_ends() -> None:
+    """It went on for ever, without a pause."""
+    collection = Collection(list, list, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60))
+    collection.start()
+    try:
+        collection.order("start")
+        until(lambda: collection.status()[0] == "idle")
+    finally:
+        collection.stop()
+
+
+def test_a_collection_that_is_ordered_pauses_after_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tried again at once, and a device that fails filled the log with that."""
+    troubles = [OSError(errno.EIO, "a device"), Unavailable("no leader")]
+    paused: list[float] = []
+    looks: list[int] = []
+
+    def devices() -> list[DeviceInfo]:
+        looks.append(len(paused))
+        if troubles:
+            raise troubles.pop()
+        collection._ending = True
+        return []
+
+    collection = Collection(list, devices, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60))
+    monkeypatch.setattr(collection._cond, "wait", paused.append)
+    collection.order("start")
+    collection._run()
+    assert looks == [0, 1, 2] and paused == sorted(paused), "longer and longer"
+
+
 def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writes(r: Rig, seed: int) -> None:
     """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
     kept = sparse(r, seed)
