@@ -58,7 +58,7 @@ def relocate(state: State, entry: Entry, command: Relocate) -> Reply:
 
 def _move(state: State, move: Relocation) -> bool:
     volume = state.volume(move.volume)
-    if move.until:
+    if move.until and state.chaptered:  # else builds that do not know the field may vote too, and move what is in the head
         return volume is not None and not volume.deleted and _move_kept(state, move)
     row = state.inode(move.volume, move.ino) if volume is not None and not volume.deleted else None
     if volume is None or row is None or row.extents + len(move.places) > EXTENTS_PER_INODE_MAX:

@@ -82,6 +82,21 @@ def test_each_node_has_a_collector_and_those_that_meet_move_an_extent_once(drive
     drive.sound()
 
 
+def test_a_chapter_means_nothing_where_no_snapshot_was_made(drive: Collecting) -> None:
+    """Voters of builds that do not know the field move what is in the head; one that moved nothing had another state than they."""
+    (segment,) = drive.lease()
+    ino = drive.create(b"f")
+    drive.write(segment, ino, 0, 4096)
+    drive.ok(drive.commit(segment, sealed=True))
+    (piece,) = drive.pieces(segment)
+    drive.collector()
+    (new,) = drive.lease()
+    move = c.Relocation(piece.volume, piece.ino, piece.extent, [drive.frame(new, 0, 4096)], until=5)
+    assert drive.ok(c.Relocate([move], [drive.progress(new)])) == cm.Relocated(4096, 0)
+    assert [one[2] for one in drive.layout(ino)] == [new.segment]
+    drive.sound()
+
+
 def test_below_level_3_one_node_collects() -> None:
     drive = Collecting(level=2)
     drive.collector()
