@@ -206,6 +206,7 @@ class HealingWorld:
             self.end_copies()
             steps += 1
             assert steps < STEPS_MAX, "healing turns in circles"
+        self.end_copies()  # a device that has just come back trims, though nothing else is left to do
         sound(self.drive)
 
     def _judge_end(self) -> None:
