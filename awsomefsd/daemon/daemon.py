@@ -414,7 +414,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         nursery.start_soon(again, daemon.served.poll, DEVICE_REPORT_MS, "the segment server cannot be asked", daemon.served.due)
         nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
         nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now", daemon.scrub.mend_due)
-        nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now", daemon.damage.due)
+        nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
         collection, proofs = daemon.collection, daemon.quarantine_proofs
         nursery.start_soon(again, collection.wake, WAKE_MS, "collection cannot be woken", collection.due)
         nursery.start_soon(again, proofs.poll, VOUCH_MS, "the quarantine cannot be checked now", proofs.due)

@@ -58,10 +58,6 @@ class DamagedReads:
         durable.write_json(self._directory / one.name, msgspec.to_builtins(one))
         return True
 
-    def any(self) -> bool:
-        """Returns whether there are records.  Raises OSError."""
-        return bool(self._names())
-
     def all(self) -> list[DamagedRead]:
         """Returns the records in the order of volume, inode and offset; one that cannot be read is left out.  Raises OSError."""
         found: list[DamagedRead] = []

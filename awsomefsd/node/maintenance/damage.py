@@ -77,13 +77,6 @@ class Damage:
             log.error("the records of wrong bytes cannot be read: %s", err)
             return []
 
-    def due(self) -> bool:
-        """Returns whether `poll` may have something to do.  Does not wait."""
-        try:
-            return bool(self._known) or self._records.any()
-        except OSError:
-            return True  # `poll` says so
-
     def poll(self) -> None:
         """Looks at every record once.  Blocks for service and devices; raises Error if no leader answers, OSError of the records' disk."""
         records = self._records.all()

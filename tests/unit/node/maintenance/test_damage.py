@@ -138,13 +138,3 @@ def test_the_budget_is_one_for_all() -> None:
     now = 101.0
     assert budget.spend(100, 100.5) == pytest.approx(0.5), "and half of the time is left to others"
     assert budget.spend(1 << 30, 101.0) == DEBT_S_MAX
-
-
-def test_there_is_nothing_to_do_without_records(watched: Watched) -> None:
-    assert not watched.damage.due()
-    watched.meet(watched.ground.large, 16_384)
-    assert watched.damage.due()
-    assert watched.poll() == []
-    assert watched.damage.due() is bool(watched.damage._known)
-    watched.poll()
-    assert not watched.damage.due()
