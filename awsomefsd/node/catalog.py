@@ -62,6 +62,13 @@ class Catalog:
         """Returns the figures of this node's own metadata service by name, or of the leader's where this node has none."""
         return dict(self._call(messages.GetStatus()).figures)
 
+    def level(self) -> int:
+        """Returns the level at which the cluster acts.  Raises Unavailable without a leader.
+
+        The leader says it: a voter of this node may be behind, and one that has just joined has nothing yet.
+        """
+        return int(self._call(messages.GetStatus(of_leader=True)).figures["level"])
+
     def reports(self) -> dict[int, dict[str, int]]:
         """Returns the last figures that the workers of this node reported, by mount id."""
         return all_reports(self._call)
@@ -75,7 +82,7 @@ class Catalog:
         A leader refuses commands that it does not know, but would leave out later fields of one that it knows; so the level of those is
         looked at here too.
         """
-        if command.level_needed() > command.since and (level := int(self.figures()["level"])) < command.level_needed():
+        if command.level_needed() > command.since and (level := self.level()) < command.level_needed():
             raise FsError(errno.EOPNOTSUPP, levels.too_low(command.level_needed(), level))
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
 
@@ -112,7 +119,7 @@ class Catalog:
 
         Delegated, but in a cluster whose level does not know that: an upgrade does not change what volumes there are promise.
         """
-        return NAMES_WORDS.index("delegated" if int(self.figures()["level"]) >= DELEGATION else "durable")
+        return NAMES_WORDS.index("delegated" if self.level() >= DELEGATION else "durable")
 
     def mountable(self, name: str, node: str) -> VolumeInfo:
         """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""

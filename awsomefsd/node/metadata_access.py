@@ -63,7 +63,8 @@ class MetadataAccess(Protocol):
 class LeaderAccess(MetadataAccess):
     """MetadataAccess by one client for all parts of the daemon.
 
-    `local` returns this node's own service, or None if it has none; its own service answers GetStatus about itself, whichever node leads.
+    `local` returns this node's own service, or None if it has none; its own service answers GetStatus about itself, whichever node leads,
+    unless it is asked for the leader's.
     `node` "": for a process beside the daemon, which has the node's number.  Without a number a command may be executed twice.
     """
 
@@ -87,7 +88,7 @@ class LeaderAccess(MetadataAccess):
         self._client.fail(Unavailable(reason))
 
     def ask(self, body: Body, timeout_s: float = CALL_S) -> Any:
-        local = self._local() if type(body) is GetStatus else None
+        local = self._local() if type(body) is GetStatus and not body.of_leader else None
         if local is not None:
             return self._checked(local(body, timeout_s))
         try:

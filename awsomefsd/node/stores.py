@@ -70,7 +70,7 @@ class StoreCatalog:
         """Raises Refused where this build, or the cluster, is at no level that knows stores."""
         if levels.highest() < STORES:
             raise Refused("stores of objects are not complete in this build; use devices")
-        if (level := int(self._catalog.figures()["level"])) < STORES:
+        if (level := self._catalog.level()) < STORES:
             raise Refused(levels.too_low(STORES, level))
 
     def all(self) -> list[StoreInfo]:

@@ -70,7 +70,8 @@ class ClusterStatus:
         )
         try:
             figures: Mapping[str, Any] = self._call(GetStatus(), ANSWER_S).figures
-            view = replace(view, figures=figures if carries else {}, term=int(figures["term"]), level=int(figures["level"]))
+            level = int(figures["level"]) if figures["applied"] else 0  # a voter that has just joined knows none yet
+            view = replace(view, figures=figures if carries else {}, term=int(figures["term"]), level=level)
             view = replace(view, leader=str(figures.get("leader", "")) if carries else "")
             return self._told(self._asked(view))
         except (Unavailable, FsError) as err:

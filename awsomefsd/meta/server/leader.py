@@ -183,7 +183,8 @@ class Leader:
     def _turn_away(self, request: AnyRequest) -> bool:
         if self._requests.is_void(request.origin):
             return True
-        if self._leads or type(request.body) is GetStatus:
+        body = request.body
+        if self._leads or (type(body) is GetStatus and not body.of_leader):
             return False
         request.answer(self._not_leader())
         return True

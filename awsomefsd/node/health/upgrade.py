@@ -27,7 +27,7 @@ class Upgrade:
         self._catalog = catalog
 
     def status(self) -> Levels:
-        level = int(self._catalog.figures()["level"])
+        level = self._catalog.level()
         nodes = list(self._catalog.ask(ListNodes()).nodes)
         return Levels(level, min([levels.supported(), *(node.level for node in nodes)]), nodes)
 

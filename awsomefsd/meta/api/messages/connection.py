@@ -31,7 +31,9 @@ class Propose(Message, tag=2):
 
 
 class GetStatus(Message, tag=27):
-    pass
+    """`of_leader` True: of the cluster's leader; else of the service that is asked.  Builds from before the field leave it out."""
+
+    of_leader: bool = False
 
 
 class Done(Message, tag=1):

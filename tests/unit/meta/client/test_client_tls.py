@@ -204,6 +204,8 @@ def test_without_anybody_to_ask_calls_end_soon_with_the_reason(tmp_path, authori
         with pytest.raises(Unavailable, match=r"none\.sock"):
             access.ask(m.GetVolumes())
         assert access.ask(m.GetStatus()).figures == {"role": "alone"}
+        with pytest.raises(Unavailable, match=r"none\.sock"):
+            access.ask(m.GetStatus(of_leader=True))
     finally:
         access.close()
 

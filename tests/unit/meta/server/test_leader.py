@@ -37,6 +37,7 @@ def test_who_does_not_lead_says_who_does():
     assert wire.greeting == m.NotLeader("n1", "/n1")
     assert wire.ask(m.GetAttr(1, 1)) == m.NotLeader("n1", "/n1")
     assert isinstance(wire.ask(m.GetStatus()), m.Status), "a node tells of itself"
+    assert wire.ask(m.GetStatus(of_leader=True)) == m.NotLeader("n1", "/n1")
     cluster.voters["n2"].log.leader = ""
     assert wire.ask(m.GetAttr(1, 1)) == m.NotLeader("", "")
 

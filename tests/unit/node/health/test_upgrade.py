@@ -22,8 +22,8 @@ class Cluster:
         for number, (name, (role, level)) in enumerate(nodes.items(), 1):
             self.drive.ok(c.AddNode(f"node-{number}", name, role, bytes(31) + bytes((number,)), "", "", level=level))
 
-    def figures(self) -> dict[str, Any]:
-        return {"level": self.drive.machine.level}
+    def level(self) -> int:
+        return self.drive.machine.level
 
     def ask(self, body: Any) -> Any:
         self.drive.machine.flush()
