@@ -98,12 +98,14 @@ class ServedNode:
         with open(self.path, "wb") as file:
             file.truncate(FIRST + BAYS * BAY_BYTES)
         self.file = FailingFile.open(self.path)
-        self.address = ("127.0.0.1", 0)
+        self._port = socket.socket()  # the server's, also while it is ended: nobody else gets it
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self.address = self._port.getsockname()
         self.start()
 
     def start(self) -> None:
         listener = socket.create_server(self.address)
-        self.address = listener.getsockname()
         self.gate, self.changed = Gate(), threading.Condition()
         self.bays = DeviceBays(self.device, self.file, FIRST, BAY_BYTES, BAYS, self.gate, self.changed)
         listeners = [listener, listen_unix(self.unix, 0o600)]
@@ -112,6 +114,11 @@ class ServedNode:
         )  # fmt: skip
         self.server.members(self.cluster.everybody())
         self.server.start()
+
+    def close(self) -> None:
+        self.server.stop()
+        self.file.close()
+        self._port.close()
 
     @property
     def endpoint(self) -> str:
@@ -176,5 +183,4 @@ class ServedCluster:
         for remote in self._remote:
             remote.close()
         for node in self.nodes:
-            node.server.stop()
-            node.file.close()
+            node.close()

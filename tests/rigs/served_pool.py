@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,19 @@ assert BAY_BYTES == SEGMENT_BYTES
 
 
 class _Drive(PoolDrive):
-    """The machine; device N is node N's."""
+    """The machine; device N is node N's.  Segment servers ask it from threads of their own, while a test changes it."""
+
+    def __init__(self, *args: Any) -> None:
+        self.lock = threading.RLock()
+        super().__init__(*args)
+
+    def apply(self, command: Any, **fields: Any) -> Any:
+        with self.lock:
+            return super().apply(command, **fields)
+
+    def ask(self, body: Any) -> Any:
+        with self.lock:
+            return super().ask(body)
 
     def add(self, number: int, node: str, bays: int = BAYS, device_class: str = "ssd") -> None:
         super().add(number, node_of(number), bays, device_class)
@@ -61,8 +74,9 @@ class ServedPool:
         return RemoteDevice(self._servers[number], number, BAY_BYTES)
 
     def _lease(self, count: int, avoid: list[int]) -> BaysLeased:
-        ensembles = self.drive.machine.choose_bays(self.drive.session, c.LeaseBays(count, SAFE, avoid), self._dice.randrange)
-        leased: BaysLeased = self.drive.ok(c.LeaseBays(count, SAFE, avoid, ensembles))
+        with self.drive.lock:
+            ensembles = self.drive.machine.choose_bays(self.drive.session, c.LeaseBays(count, SAFE, avoid), self._dice.randrange)
+            leased: BaysLeased = self.drive.ok(c.LeaseBays(count, SAFE, avoid, ensembles))
         return leased
 
     def writer(self) -> SegmentWriter:

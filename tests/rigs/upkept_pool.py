@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from awsomefsd.io.pool.remote_server import RemoteServer
 from awsomefsd.io.segment.writer import Piece
 from awsomefsd.meta.api.commands import PlanMirror
 from awsomefsd.meta.api.messages import Failed
-from awsomefsd.meta.api.messages.devices import BayInfo
 from awsomefsd.meta.api.messages.pools import GetPool, Pool, PoolDeviceInfo
 from awsomefsd.meta.machine.queries import answer
 from tests.rigs.pool_driver import HOST
@@ -30,20 +28,15 @@ class UpkeptPool(ServedPool):
     """`safe`: what the leader says of it; None: every entry is."""
 
     def __init__(self, folder: Path, hosts: int = 3, want: Redundancy | None = None) -> None:
-        self.lock = threading.RLock()  # of the machine: servers and copies ask from threads of their own
         self.safe: int | None = None
         self.asked: list[Any] = []
         self.proposed: list[Any] = []
         super().__init__(folder, hosts, want)
         self._orders: dict[str, RemoteServer] = {}
 
-    def _bay(self, device: int, index: int) -> BayInfo | None:
-        with self.lock:
-            return super()._bay(device, index)
-
     def ask(self, body: Any) -> Any:
         """As MetadataAccess.ask."""
-        with self.lock:
+        with self.drive.lock:
             self.asked.append(body)
             reply = answer(self.drive.machine, body)
             _check(reply)
@@ -60,7 +53,7 @@ class UpkeptPool(ServedPool):
 
     def propose(self, command: Any) -> Any:
         """As MetadataAccess.propose, by the daemon of the leader."""
-        with self.lock:
+        with self.drive.lock:
             self.proposed.append(command)
             if isinstance(command, PlanMirror):
                 command = replace(command, safe_index=self.safe_index())

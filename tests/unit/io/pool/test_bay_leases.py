@@ -16,6 +16,7 @@ from awsomefsd.io.pool.bay_leases import LEASES_MAX, BayLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api.messages import BaysLeased
 from tests.rigs.machine_driver import sound
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.served_pool import ServedPool
 from tests.unit.io.pool.test_fanout import File, until_written
 

@@ -16,6 +16,7 @@ from awsomefsd.base.limits import MIB
 from awsomefsd.base.types import Redundancy
 from tests.rigs import segment_servers, served_pool
 from tests.rigs.machine_driver import sound
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.segment_servers import ServedNode
 from tests.rigs.served_pool import ServedPool
 from tests.unit.io.pool.test_fanout import File

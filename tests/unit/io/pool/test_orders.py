@@ -21,6 +21,7 @@ from awsomefsd.io.pool.server import KnownNode
 from awsomefsd.io.transport.messages import Copied, CopyOrder, CopySource, Verified, dumps, loads
 from awsomefsd.io.transport.records import ENDS_ONLY, BulkRecord, Kind
 from tests.rigs.bay_content import Content, content
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.segment_servers import ServedCluster, ServedNode, node_of, until
 
 NODE = node_of(50)

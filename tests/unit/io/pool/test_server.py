@@ -30,6 +30,7 @@ from awsomefsd.io.transport.link import BulkLink
 from awsomefsd.io.transport.messages import BulkHello, BulkWelcome, dumps, loads
 from awsomefsd.io.transport.records import BulkRecord, Kind, pack
 from awsomefsd.meta.api.messages.devices import BayInfo
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.voter_certificates import Authority
 
 SERVER, CLIENT, OTHER = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
@@ -408,7 +409,7 @@ def test_strangers_and_nonsense_are_counted_and_get_nothing(rig: Rig, authority:
     client.link.send(BulkRecord(Kind.BYTES, 1))
     client.ended()
     rig.until(lambda: rig.server.figures()["segment_nonsense"] == 5)
-    assert rig.server.figures()["segment_connections"] == 0
+    rig.until(lambda: rig.server.figures()["segment_connections"] == 0)
 
 
 def test_an_altered_record_writes_nothing_and_closes_the_bays(rig: Rig) -> None:
@@ -564,5 +565,5 @@ def test_a_node_that_stops_inside_its_records_holds_up_itself(rig: Rig) -> None:
     threading.Event().wait(0.2)  # those that may still come
     other = rig.connect(OTHER, "node")
     other.send(Kind.READ, 1, 70, value=BLOCK_BYTES)
-    record = other.link.receive(deadline_after(5_000))
+    record = other.link.receive(deadline_after(60_000))  # long before the records of the others have taken too long
     assert record.kind is Kind.BYTES and not record.errno

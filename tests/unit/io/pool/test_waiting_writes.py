@@ -16,6 +16,7 @@ from awsomefsd.io.file.patience import Patience
 from awsomefsd.io.file.write_through import Write, WriteThrough
 from awsomefsd.io.segment.writer import Piece, Written
 from tests.rigs.machine_driver import sound
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.segment_servers import until
 from tests.rigs.served_pool import ServedPool
 

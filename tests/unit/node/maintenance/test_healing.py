@@ -19,6 +19,7 @@ from awsomefsd.node.maintenance import healing as healing_module
 from awsomefsd.node.maintenance.healing import Healing
 from awsomefsd.node.maintenance.pool_trimming import PoolTrimming
 from tests.rigs.machine_driver import sound
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.pool_driver import HOST
 from tests.rigs.segment_servers import BAYS, until
 from tests.rigs.upkept_pool import UpkeptPool

@@ -16,6 +16,7 @@ from awsomefsd.meta.api.messages.devices import GetBays
 from awsomefsd.meta.api.messages.pools import StaleBays
 from awsomefsd.node.maintenance.pool_trimming import PoolTrimming
 from tests.rigs.machine_driver import sound
+from tests.rigs.patience import patient  # noqa: F401 - the fixture
 from tests.rigs.segment_servers import BAYS, until
 from tests.rigs.upkept_pool import UpkeptPool
 
