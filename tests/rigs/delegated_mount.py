@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from awsomefsd.base.types import ROOT_INO
@@ -22,6 +23,8 @@ class Shipping:
     def __init__(self, r: Rig) -> None:
         self._r = r
         self.held: list[After] = []
+        self._holding = False
+        self._lock = threading.Lock()  # of both: the shipper may be about to send a batch when it is let go
         self._gate = Gate(r.worker.client)
         r.worker.names.shipper._metadata = self._gate
 
@@ -31,13 +34,21 @@ class Shipping:
         def on_propose(command: Any, unique: int) -> Any:
             if type(command) is not c.Apply:
                 return None
-            self.held.append(After(client.propose(command, unique)))
-            return self.held[-1]
+            batch = After(client.propose(command, unique))
+            with self._lock:
+                if self._holding:
+                    self.held.append(batch)
+                else:
+                    batch.release()
+            return batch
 
+        self._holding = True
         self._gate.on_propose = on_propose
 
     def go(self) -> None:
         self._gate.on_propose = None
+        with self._lock:
+            self._holding = False
         for held in self.held:
             held.release()
         self.held.clear()

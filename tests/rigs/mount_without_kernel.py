@@ -229,11 +229,13 @@ class Gate:
         self.on_ask: Callable[[Any], Any] | None = None
 
     def ask(self, body: Any) -> Any:
-        other = self.on_ask(body) if self.on_ask is not None else None
+        on_ask = self.on_ask  # a test may take it away at any time
+        other = on_ask(body) if on_ask is not None else None
         return other if other is not None else self._client.ask(body)
 
     def propose(self, command: Any, unique: int, *under: Any) -> Any:
-        other = self.on_propose(command, unique) if self.on_propose is not None else None
+        on_propose = self.on_propose
+        other = on_propose(command, unique) if on_propose is not None else None
         return other if other is not None else self._client.propose(command, unique, *under)
 
     def __getattr__(self, name: str) -> Any:

@@ -34,6 +34,23 @@ from tests.rigs.strict_store import KEY_ID, SECRET, StrictStore, strict_store
 CLUSTER, OTHER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
 KEYS = Credentials(KEY_ID, SECRET)
 LARGE = 300_000
+STAYS = """
+import sys, time
+from awsomefsd.cli import main
+from awsomefsd.tier import store_work
+
+run = store_work.run
+
+def staying(raw, tell):
+    def told(line):
+        tell(line)
+        if line.get("finding", {}).get("tried") == "put":
+            time.sleep(600)
+    run(raw, told)
+
+store_work.run = staying
+sys.exit(main.run(["store-work"]))
+"""
 HANGS = "import time; print('{\"finding\": {\"tried\": \"hangs\"}}', flush=True); time.sleep(600)"
 
 
@@ -384,16 +401,19 @@ def test_work_in_a_child(tmp_path: Path) -> None:
         end(run(child_job(tmp_path, url="ftp://x"), _stay))
 
 
-def test_a_child_that_is_left_removes_what_it_has_put(tmp_path: Path) -> None:
+def test_a_child_that_is_left_removes_what_it_has_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays where it has put something until it is ended."""
+    monkeypatch.setattr(store_child, "END_S", 120)
+    monkeypatch.setattr(store_child.program, "command", lambda *_: [sys.executable, "-c", STAYS])
     ends: list[Any] = []
-    work = run(child_job(tmp_path, large_bytes=64 << 20), ends.append)
-    assert next(work)["tried"] == "marker"
+    work = run(child_job(tmp_path), ends.append)
+    assert [next(work)["tried"] for _ in range(2)] == ["marker", "put"] and names_in(tmp_path)
     ends[0]()
     with pytest.raises(Unavailable, match="was ended before it was done"):
         end(work)
     assert names_in(tmp_path) == []
     work = run(child_job(tmp_path), _stay)
-    next(work)
+    assert [next(work)["tried"] for _ in range(2)] == ["marker", "put"] and names_in(tmp_path)
     work.close()
     assert names_in(tmp_path) == []
 
