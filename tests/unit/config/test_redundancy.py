@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from awsomefsd.base.errors import ConfigError
@@ -55,6 +55,7 @@ def test_what_is_not_possible_is_refused_with_what_is(text, says):
     assert says in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.integers(1, COPIES_MAX), st.data())
 def test_the_text_of_a_redundancy_asks_for_it(copies, data):
     least, spread = data.draw(st.integers(1, copies)), data.draw(st.integers(0, 1))
