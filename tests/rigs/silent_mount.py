@@ -23,7 +23,7 @@ _INIT = 26
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 1 << 14, 1 << 18, 2
 
 
-def run_beside(directory: Path, fstype: str, code: str, limit_s: float = 30.0) -> tuple[int, str]:
+def run_beside(directory: Path, fstype: str, code: str, limit_s: float = 120.0) -> tuple[int, str]:
     """Runs Python `code` beside a silent mount at `directory`.  Returns its exit status (ENDLESS: it hung) and what it printed."""
     words = [sys.executable, __file__, str(directory), fstype, str(limit_s), code]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=_ROOT)
