@@ -28,6 +28,8 @@ MARKER = ".awsomefs-cluster"
 LOCK = ".awsomefs-up"
 LEADER_S = 60.0
 HEARD_MS = 2_000
+STANDING = ("T", "Z", "X", "")  # one that was just ending is reaped by nobody while its parent stands still
+STOPPED_S = 60.0
 
 
 def sees(node: Node) -> bool:
@@ -171,10 +173,10 @@ class Cluster:
     def pause(self, node: Node) -> list[int]:
         """SIGSTOP all processes of a node, the supervisor first; returns the pids, all of which have stopped."""
         hit: list[int] = []
-        for role in ("supervisor", "keeper", "forker", "daemon", "worker", ""):
+        for role in ("supervisor", "keeper", "forker", "daemon", "segments", "worker", ""):
             wanted = {pid: of for pid, of in procs.owned(str(node.directory)).items() if of == role}
             hit += procs.kill(str(node.directory), wanted, signal.SIGSTOP)
-        await_true("stopped processes", lambda: all(procs.state(pid) in ("T", "") for pid in hit), 10)
+        await_true("stopped processes", lambda: all(procs.state(pid) in STANDING for pid in hit), STOPPED_S)
         return hit
 
     def resume(self, node: Node) -> None:

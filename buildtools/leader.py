@@ -19,18 +19,20 @@ from awsomefsd.base.frames import FrameReader, frame  # noqa: E402
 from awsomefsd.meta.api import messages as m  # noqa: E402
 from awsomefsd.meta.net import traffic  # noqa: E402
 from buildtools import procs  # noqa: E402
+from buildtools.say import BuildError  # noqa: E402
 
-ANSWER_S = 1.0
+ANSWER_S = 1.0  # a node that is stopped does not answer
+COUNTS_S = 60.0  # of a node that runs
 
 
-def figures(path: Path) -> dict[str, int | float | str]:
+def figures(path: Path, answer_s: float = ANSWER_S) -> dict[str, int | float | str]:
     """What the metadata service behind this socket says of itself; {} if it does not answer."""
     import msgspec
 
     decode = msgspec.msgpack.Decoder(m.Answer).decode
     reader = FrameReader()
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(ANSWER_S)
+        sock.settimeout(answer_s)
         try:
             sock.connect(str(path))
             asked = m.RequestEnvelope(1, m.Hello(m.PROTOCOL_VERSION, 0)), m.RequestEnvelope(2, m.GetStatus())
@@ -52,9 +54,12 @@ def leading_term(path: Path) -> int:
 
 
 def requests(path: Path) -> dict[str, int]:
-    """How many requests of each kind it took while it led."""
+    """How many requests of each kind it took while it led.  It has to run: nothing is no count, and would be taken for one."""
     prefix = f"{traffic.REQUESTS}:"
-    return {name.removeprefix(prefix): int(value) for name, value in figures(path).items() if name.startswith(prefix)}
+    said = figures(path, COUNTS_S)
+    if not said:
+        raise BuildError(f"nobody says at {path} how many requests there were")
+    return {name.removeprefix(prefix): int(value) for name, value in said.items() if name.startswith(prefix)}
 
 
 def main(directories: list[str]) -> None:

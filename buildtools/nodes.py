@@ -190,7 +190,8 @@ class Node:
     def kill_everything(self) -> list[int]:
         """As a machine's death: SIGKILL all, supervisor first so that it restarts nothing; returns the pids."""
         hit: list[int] = []
-        for _ in range(50):
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
             left = procs.owned(str(self.directory))
             if not left:
                 return hit
@@ -304,7 +305,7 @@ class Node:
         if self.mounted():
             workers = len(self.pids("worker"))  # of further mounts of this node too
             done = self.ask("umount", str(self.mountpoint), timeout_s=180)
-            await_true("the end of the mount", lambda: not self.mounted(), 10)
+            await_true("the end of the mount", lambda: not self.mounted(), STOP_S)
             if done["detached"]:  # a container or another directory has it still, and is served
                 served = {int(row["worker_pid"]) for row in self.ask("status")["mounts"]}
                 self.copies = [pid for pid in self.pids("worker") if pid not in served]
@@ -360,7 +361,7 @@ class Node:
         self.end()
         for device in loops.of_file(self.image):
             loops.detach(device)
-        await_true("the loop device to go", lambda: not loops.of_file(self.image), 10)
+        await_true("the loop device to go", lambda: not loops.of_file(self.image), STOP_S)
         with open("/proc/self/mounts") as table:
             left = [row.split(" ")[1] for row in table if row.split(" ")[1].startswith(f"{self.directory}/")]
         if left:

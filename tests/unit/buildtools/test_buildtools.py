@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.keeper import mount_syscalls
-from buildtools import chaos, commands, lint, load, parts, procs
+from buildtools import chaos, cluster, commands, leader, lint, load, parts, procs
 from buildtools.nodes import MARKER, Node
 from buildtools.say import BuildError, parse_size, size
 
@@ -69,6 +69,29 @@ def test_node_kills_by_role_and_proves_it(sleeper, tmp_path):
     assert node.replaced("worker", worker.pid) == successor.pid
     with pytest.raises(BuildError, match="a daemon process"):
         node.pid("daemon", timeout_s=0.05)
+
+
+def test_a_process_that_ends_while_its_node_is_paused_is_not_waited_for(sleeper, tmp_path, monkeypatch):
+    """Its parent stands still and does not reap it."""
+    made = cluster.Cluster(tmp_path, 1)
+    keeper, ending = sleeper(made.nodes[0].directory, "keeper"), sleeper(made.nodes[0].directory, "mount")
+    real = procs.kill
+
+    def kill(directory: str, wanted: dict[int, str], number: int = signal.SIGKILL) -> list[int]:
+        hit = real(directory, wanted, number)
+        if ending.pid in wanted:
+            ending.kill()
+        return hit
+
+    monkeypatch.setattr(procs, "kill", kill)
+    monkeypatch.setattr(cluster, "STOPPED_S", 5.0)
+    assert sorted(made.pause(made.nodes[0])) == sorted([keeper.pid, ending.pid])
+    assert procs.state(keeper.pid) == "T"
+
+
+def test_a_service_that_says_nothing_has_no_counts(tmp_path):
+    with pytest.raises(BuildError, match="nobody says"):
+        leader.requests(tmp_path / "meta.sock")
 
 
 def test_foreign_directories_are_refused(tmp_path):
