@@ -15,9 +15,11 @@ from awsomefsd.base.types import BAY_MIRROR
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.devices import GetBays
 from buildtools.cluster import Cluster
+from buildtools.nodes import await_true
 from tests.rigs.pool_nodes import VOLUME, PoolNodes, pool_on
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+WAIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,7 @@ def test_what_is_written_is_on_all_devices_and_read_with_any_one(pool: PoolNodes
     pool.mount(first)
     place = first.mountpoint
     sums = {name: write(place / name, length) for name, length in (("small", 10), ("middle", 70_001), ("large", 40 * MIB))}
-    whole = on_all(pool)
-    assert whole
+    whole = await_true("a device with all of it", lambda: on_all(pool), WAIT_S, 0.2)  # mirrors that were left out are made good
     for device in whole:
         away = [node for number, node in enumerate(pool.nodes, 1) if number != device]
         for node in away:
@@ -133,7 +134,7 @@ def test_without_enough_mirrors_a_program_waits_and_is_told_nothing_wrong(pool: 
         waiting = thread.submit(write, first.mountpoint / "waits", 100_000)
         assert not wait([waiting], 3).done, "one mirror of three is not enough"
         pool.serve(second)
-        expected = waiting.result(60)
+        expected = waiting.result(120)
     assert digest(first.mountpoint / "waits") == expected
     pool.serve(third)
     first.umount()

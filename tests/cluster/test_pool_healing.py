@@ -82,10 +82,8 @@ def test_a_node_that_dies_for_good_is_replaced_by_the_others_and_what_is_too_muc
         pool.serve(away)
     third.start()
     pool.serve(third)
-    await_true("nothing is too much or stale", lambda: is_calm(pool), WAIT_S, 0.2)
-    devices = state(pool).devices
-    used = sum(device.bays - device.free for device in devices)
-    assert not devices[2].lost and used % 2 == 0
+    await_true("the device is back, nothing is too much or stale", lambda: not state(pool).devices[2].lost and is_calm(pool), WAIT_S, 0.2)
+    await_true("each segment twice", lambda: sum(one.bays - one.free for one in state(pool).devices) % 2 == 0, WAIT_S, 0.2)
     pool.mount(third)
     assert {name: digest(third.mountpoint / name) for name in sums} == sums
     third.umount()

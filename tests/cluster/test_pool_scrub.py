@@ -50,6 +50,7 @@ def test_a_flipped_bit_is_found_named_and_repaired(pool: PoolNodes) -> None:
     pool.mount(first)
     (first.mountpoint / "file").write_bytes(data)
     first.umount()
+    await_true("every segment has two mirrors", lambda: not pool.ask(GetNeeds(0, 0, 256)).needs, WAIT_S, 0.2)
     before = mirrors(pool)
     flip_byte(first.image, data[512_000:512_512])
     findings = scrub_all(pool)

@@ -26,6 +26,7 @@ Order = tuple[tuple[int, str], tuple[int, str]]  # node by number, and role
 MOUNTED = [(0, role) for role in ROLES]  # the mount is on the first node
 OTHERS = [(number, role) for number in (1, 2) for role in ROLES[:2]]
 ORDERS = [*permutations(MOUNTED, 2), *product(MOUNTED, OTHERS), *product(OTHERS, MOUNTED), *permutations(OTHERS, 2)]
+GONE = "SEGMENT_SERVER_GONE"
 ACKS_AFTER = 3  # that a program has to get after two kills
 HOLDS_PORT = "import socket, time; held = socket.create_server(('', 7442)); print(flush=True); time.sleep(600)"
 
@@ -126,7 +127,7 @@ def test_status_device_show_and_metrics_say_how_the_server_is(pool: PoolNodes) -
     assert f"segment server pid {first.pid('segments')} at " in said, said
     status = first.ask("status", accept=(0, 3))
     assert [row["path"] for row in status["devices"] if row["served"]] == [os.path.realpath(first.disk)], "of its own device alone"
-    assert found(first, "SEGMENT_SERVER_GONE") == ""
+    assert found(first, GONE) == ""
     page = figures(first)
     for row in ('kind="write"', 'kind="flush"', 'state="open"', "awsomefsd_segment_server_up 1", "awsomefsd_segment_connections "):
         assert row in page, row
@@ -143,8 +144,7 @@ def test_a_port_that_somebody_else_has_is_said_and_taken_when_it_is_free(pool: P
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n", "it has the port"
         pool.release(node)
-        what = await_true("the port to be told of", lambda: found(node, "SEGMENT_SERVER_GONE"), WAIT_S, 0.5)
-        assert "segments.listen" in what and "in use" in what, what
+        await_true("the port to be told of", lambda: all(one in found(node, GONE) for one in ("segments.listen", "in use")), WAIT_S, 0.5)
         assert "cannot listen" in (node.log / "segments.log").read_text()
     finally:
         other.send_signal(signal.SIGKILL)
@@ -152,4 +152,4 @@ def test_a_port_that_somebody_else_has_is_said_and_taken_when_it_is_free(pool: P
         if other.stdout is not None:
             other.stdout.close()
     pool.serve(node)
-    await_true("the end of the finding", lambda: not found(node, "SEGMENT_SERVER_GONE"), WAIT_S, 0.5)
+    await_true("the end of the finding", lambda: not found(node, GONE), WAIT_S, 0.5)
