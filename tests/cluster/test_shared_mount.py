@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -186,11 +186,11 @@ def test_one_file_written_by_all_in_turn(places: list[Path], seed: int) -> None:
             os.close(fd)
 
 
-def appending(path: Path, number: int, rounds: int, size: int, failed: list[BaseException]) -> threading.Thread:
+def appending(path: Path, number: int, rounds: Iterable[int], size: int, failed: list[BaseException]) -> threading.Thread:
     def work() -> None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-            for turn in range(rounds):
+            for turn in rounds:
                 record = b"%d-%d." % (number, turn)
                 record += b"%d" % number * (size - len(record) - 1) + b"\n"
                 assert os.write(fd, record) == size
@@ -207,7 +207,7 @@ def appending(path: Path, number: int, rounds: int, size: int, failed: list[Base
 def test_appends_from_all_nodes_are_whole_and_all_there(places: list[Path], rounds: int, size: int) -> None:
     (places[0] / "log").touch()
     failed: list[BaseException] = []
-    threads = [appending(place / "log", number, rounds, size, failed) for number, place in enumerate(places)]
+    threads = [appending(place / "log", number, range(rounds), size, failed) for number, place in enumerate(places)]
     for thread in threads:
         thread.join(END_S)
     assert not failed, failed
@@ -360,23 +360,33 @@ def leader(nodes: list[Node]) -> Node:
 
 def test_a_killed_worker_or_leader_loses_nothing_and_keeps_locks(nodes: list[Node], places: list[Path]) -> None:
     failed: list[BaseException] = []
+    over, done = threading.Event(), [0, 0, 0]  # records of each
+
+    def until_over(number: int) -> Iterator[int]:
+        while done[number] < MANY or not over.is_set():
+            yield done[number]
+            done[number] += 1
+
     (places[0] / "log").touch()
     (places[1] / "f").touch()
     with holding(places[1] / "f", "lockf") as holder:
         assert said(holder)
-        threads = [appending(place / "log", number, MANY, 100, failed) for number, place in enumerate(places)]
-        for role in ("worker", "worker", "daemon"):
-            size = (places[0] / "log").stat().st_size
-            await_true("appends", lambda size=size: (places[0] / "log").stat().st_size > size + 3_000, END_S)
-            assert threads[1].is_alive(), "nothing is written while its worker dies"
-            (nodes[1] if role == "worker" else leader(nodes)).strike([role])
+        threads = [appending(place / "log", number, until_over(number), 100, failed) for number, place in enumerate(places)]
+        try:
+            for role in ("worker", "worker", "daemon"):
+                before = list(done)
+                await_true("appends of all", lambda before=before: failed or all(done[n] >= before[n] + 10 for n in range(3)), END_S)
+                assert not failed, failed
+                (nodes[1] if role == "worker" else leader(nodes)).strike([role])
+        finally:
+            over.set()
         for thread in threads:
             thread.join(END_S)
         assert not failed, failed
         with (places[2] / "f").open("r+b") as file, pytest.raises(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     lines = (places[2] / "log").read_bytes().splitlines()
-    assert sorted(line.split(b".")[0] for line in lines) == sorted(b"%d-%d" % (n, i) for n in range(3) for i in range(MANY))
+    assert sorted(line.split(b".")[0] for line in lines) == sorted(b"%d-%d" % (n, i) for n in range(3) for i in range(done[n]))
     assert {len(line) for line in lines} == {99}
 
 
