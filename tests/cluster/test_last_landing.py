@@ -6,7 +6,6 @@ The names that this mount has decided last are in its op log alone when the buil
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from awsomefsd.keeper.client import KeeperClient
 from buildtools import procs
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT
-from tests.rigs.other_build import make_build_of
+from tests.rigs.other_build import copy_package, make_build_of
 
 LAST_LANDING = "b1bfa1a"  # the commit that was landed before the present work
 LAST_LEVEL = 4  # that it knows
 VERSION = "0.0.9"  # that it is made to say
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 BIG = os.urandom(3 << 20)
 
 
@@ -51,7 +50,7 @@ def end(node: Node, *roles: str) -> None:
     for role in roles:
         for pid in node.pids(role):
             os.kill(pid, signal.SIGKILL)
-            await_true(f"the end of {role}", lambda pid=pid: not procs.alive(pid), 30)
+            await_true(f"the end of {role}", lambda pid=pid: not procs.alive(pid), 60)
 
 
 def test_what_the_last_landed_build_has_written_is_served_by_this_one(make_node, build: Path) -> None:
@@ -86,7 +85,7 @@ def test_what_the_last_landed_build_has_written_is_served_by_this_one(make_node,
     wanted |= late
 
     (build / "awsomefsd").rename(build / "before")
-    shutil.copytree(CHECKOUT / "awsomefsd", build / "awsomefsd")  # as a package manager: the files, under the same path
+    copy_package(CHECKOUT / "awsomefsd", build / "awsomefsd")  # as a package manager: the files, under the same path
     node.cli("keeper", "--upgrade")
     worker = node.pid("worker")
     end(node, "worker")

@@ -20,10 +20,15 @@ VERSION = "9.9.9"
 NEWER = PROTOCOL_VERSION + 1
 
 
+def copy_package(source: Path, target: Path) -> None:
+    """With its bytecode, but for what another process is just writing: such a file has another name a moment later."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*"))
+
+
 def make_other_build(directory: Path, version: str = VERSION, source: Path = ROOT) -> Path:
     """Makes it in `directory`, which is then its PYTHONPATH, of the package in `source`, with what is there of its bytecode."""
     package = directory / "awsomefsd"
-    shutil.copytree(source / "awsomefsd", package)
+    copy_package(source / "awsomefsd", package)
     changes = {
         "__init__.py": f"__version__ = {version!r}",
         "meta/api/messages/connection.py": f"PROTOCOL_VERSION = {NEWER}",

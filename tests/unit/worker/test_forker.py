@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from awsomefsd.base.program import ROOT
 from awsomefsd.keeper.client import KeeperClient
 from buildtools import procs
 from buildtools.nodes import Node, await_true
+from tests.rigs.other_build import copy_package
 
 pytestmark = pytest.mark.root
 
@@ -135,7 +135,7 @@ def test_a_forker_of_a_build_that_was_replaced_in_place_forks_no_more(make_node:
     if os.environ.get("AWSOMEFSD_BINARY"):
         pytest.skip("the copy is one of the interpreted program")
     package = tmp_path / "copy" / "awsomefsd"
-    shutil.copytree(ROOT / "awsomefsd", package)
+    copy_package(ROOT / "awsomefsd", package)
     argv, env = [sys.executable, "-m", "awsomefsd", "worker"], {"PYTHONPATH": str(package.parent)}
     node = make_node()
     client = KeeperClient(node.run)
