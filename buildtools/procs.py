@@ -27,10 +27,15 @@ def _read(path: str) -> bytes:
         return b""
 
 
+def words(pid: int) -> list[str]:
+    """Its command line; [] if it is gone."""
+    return [os.fsdecode(word) for word in _read(f"/proc/{pid}/cmdline").split(b"\0")]
+
+
 def role_of(pid: int) -> str:
     """supervisor, keeper, daemon, worker, forker, segments, or "" for what is none of them."""
-    for word in _read(f"/proc/{pid}/cmdline").split(b"\0")[1:]:  # the subcommand stands before any option (awsomefsd/base/program.py)
-        name = os.fsdecode(word).rpartition(".")[2]
+    for word in words(pid)[1:]:  # the subcommand stands before any option (awsomefsd/base/program.py)
+        name = word.rpartition(".")[2]
         if name in ROLES:
             return ROLES[name]
     return ""

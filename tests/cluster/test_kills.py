@@ -178,7 +178,7 @@ def test_five_voters_outlive_two() -> None:
         for dead in (cluster.leader(), follower(cluster)):
             dead.end()
         cluster.create("two")
-        assert cluster.volumes(cluster.leader()) == {"one", "two"}
+        cluster.await_volumes("one", "two")
         for daemon in cluster.all:
             if daemon.process is None:
                 daemon.start()

@@ -127,7 +127,7 @@ def test_a_voter_that_is_wiped_comes_back(healed: Cluster) -> None:
 def test_the_clock_of_one_node_is_skewed(healed: Cluster) -> None:
     """The leader's: what it stamps lies ten days ahead, and time goes on from there when the fault has ended."""
     leader = healed.await_leader()
-    before = int(figures(leader.run / "meta.sock")["applied"])
+    before = int(await_true("what is applied", lambda: figures(leader.run / "meta.sock").get("applied"), WAIT_S))
     leader.inject(f"clock=+{10 * DAY_S}")
     try:
         leader.cli("volume", "create", "skewed")
@@ -169,8 +169,13 @@ def said(env: Path, command: str) -> list[str]:
 
 def test_env_names_the_leader_and_nobody_while_there_is_none(healed: Cluster) -> None:
     env = healed.write_env()
-    leader = healed.await_leader()
-    assert said(env, "$LEADER_PID") == [str(leader.pid("daemon"))]
+
+    def named() -> bool:
+        """One question each second is all that is asked of a node, and another one may lead in between."""
+        leader = healed.await_leader()
+        return said(env, "$LEADER_PID") == [str(leader.pid("daemon"))]
+
+    await_true("the leader's process", named, WAIT_S)
     assert said(env, "$DAEMON_PIDS") == [str(node.pid("daemon")) for node in healed.nodes]
     assert said(env, 'echo "$NETNS1" "$NETNS2" "$NETNS3"') == [healed.namespace(node) for node in healed.nodes]
     assert said(env, "$AWSOMEFSD3 version") == said(env, "$AWSOMEFSD version")

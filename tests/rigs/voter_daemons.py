@@ -157,6 +157,10 @@ class Cluster:
         told = json.loads(daemon.cli("status", "-o", "json").stdout or "{}")
         return {volume["name"] for volume in told.get("volumes", ())}
 
+    def await_volumes(self, *names: str) -> None:
+        """Whoever leads has these and no others; its daemon may have no answer for a moment, as after an election."""
+        awaited(f"volumes {names}", lambda: self.volumes(self.leader()) == {*names})
+
     def level(self) -> None:
         """All that run have applied the same."""
         awaited(
