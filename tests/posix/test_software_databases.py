@@ -97,7 +97,7 @@ class Postgres:
     def start(self) -> None:
         log = self.folder / "log"
         try:
-            self.call("pg_ctl", "-D", str(self.data), "-w", "-t", "90", "-l", str(log), "start")
+            self.call("pg_ctl", "-D", str(self.data), "-w", "-t", "180", "-l", str(log), "start")
         except AssertionError as err:
             raise AssertionError(f"{err}\n{log.read_text()[-3000:]}") from None
 

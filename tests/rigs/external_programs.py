@@ -19,6 +19,7 @@ import pytest
 from buildtools.nodes import Node
 
 KILL_EVERY_S = 0.6  # long enough for a successor to serve
+ENDS_S = 180.0  # a kill is under way, and a successor is waited for
 
 
 def need(*programs: str) -> None:
@@ -59,7 +60,7 @@ def killing_workers(node: Node) -> Iterator[list[int]]:
         yield hit
     finally:
         over.set()
-        thread.join(60)
+        thread.join(ENDS_S)
     assert not wrong and not thread.is_alive(), wrong
     assert hit and len(set(hit)) == len(hit), "no kill was proven"
 
