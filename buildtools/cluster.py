@@ -155,6 +155,8 @@ class Cluster:
 
     def provision(self, timeout_s: float = LEADER_S) -> float:
         """Device and volume where missing, by the first node.  Returns the seconds until all others had found the device themselves."""
+        for node in self.nodes:
+            node.await_daemon()  # its metadata answers before commands are taken
         self.nodes[0].provision()
         began = time.monotonic()
         for node in self.nodes:

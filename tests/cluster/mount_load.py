@@ -18,6 +18,7 @@ THINK_S = 0.02
 def mount_each(cluster: Cluster) -> None:
     """A device, a volume and a mount for every node."""
     for node in cluster.nodes:
+        node.await_daemon()  # its metadata answers before commands are taken
         node.volume = f"of-{node.directory.name}"
         node.attach()
         node.provision()

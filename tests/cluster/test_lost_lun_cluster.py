@@ -53,6 +53,8 @@ def test_a_cluster_comes_back_from_its_lun_and_old_nodes_are_refused(make_cluste
     cluster.launch()
     cluster.await_leader()
     await_true("three voters", cluster.whole, WAIT_S, 0.2)
+    for node in cluster.nodes:
+        node.await_daemon()
     cluster.provision()
     first.mount()
     chance = random.Random(seed)

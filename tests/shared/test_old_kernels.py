@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(PINS), reason="this is t
 HERE = Path(__file__).resolve().parent
 LEVELS = [34, 38, 40]
 SHORT = ["test_caches.py", "test_locks.py"]
-SHORT_S, LONG_S = 900, 7_200
+SHORT_S, LONG_S = 1_800, 7_200
 
 
 def run(level: int, files: list[str], seed: int, limit_s: int) -> str:
