@@ -107,4 +107,5 @@ def wait_gone(directory: str, timeout_s: float) -> dict[int, str]:
 if __name__ == "__main__":
     if len(sys.argv) < 3 or sys.argv[-1] not in ROLES.values():
         sys.exit("usage: procs.py DIR… supervisor|keeper|daemon|worker")
-    sys.stdout.writelines(f"{pid}\n" for place in sys.argv[1:-1] for pid in pids(place, sys.argv[-1]))
+    # A shell whose processes are the node's has its mark, and so has this program, with the name of a role in its arguments.
+    sys.stdout.writelines(f"{pid}\n" for place in sys.argv[1:-1] for pid in pids(place, sys.argv[-1]) if pid != os.getpid())

@@ -58,6 +58,14 @@ def test_roles(sleeper, tmp_path):
     assert procs.owned(str(tmp_path)) == found
 
 
+def test_the_program_that_looks_is_none_of_them(sleeper, tmp_path):
+    """Though it has the mark of the shell that it is typed into, and names a role."""
+    daemon = sleeper(tmp_path, "run")
+    words = [sys.executable, procs.__file__, str(tmp_path), "daemon"]
+    told = subprocess.run(words, env=os.environ | {procs.MARK: str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [str(daemon.pid)]
+
+
 def test_node_kills_by_role_and_proves_it(sleeper, tmp_path):
     node = Node(tmp_path)
     worker, daemon = sleeper(tmp_path, "worker"), sleeper(tmp_path, "run")
