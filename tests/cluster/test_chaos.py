@@ -125,6 +125,6 @@ def chaos(cluster: Cluster, figures: list[str], seed: int, kinds: Sequence[str])
     tell(run, cluster, figures)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3_600)
 def test_every_kind_of_fault(make_cluster, figures: list[str], seed: int) -> None:
     chaos(make_cluster(3, faults=True), figures, seed, faults(MINUTES))

@@ -16,7 +16,7 @@ from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 90
 SYNC_EVERY = 25  # changes
-pytestmark = [pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(1_200)]
 
 
 class Changes(threading.Thread):

@@ -23,7 +23,7 @@ LAST_LANDING = "b1bfa1a"  # the commit that was landed before the present work
 LAST_LEVEL = 4  # that it knows
 VERSION = "0.0.9"  # that it is made to say
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 BIG = os.urandom(3 << 20)
 
 

@@ -17,7 +17,7 @@ from buildtools.nodes import await_true
 from tests.cluster.test_pool import digest
 from tests.rigs.pool_nodes import PoolNodes, pool_on
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 WAIT_S = 120.0
 PIECE = 256 * KIB
 LENGTH = 48 * MIB

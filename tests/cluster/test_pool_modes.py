@@ -18,7 +18,7 @@ from buildtools.nodes import Node, await_true
 from tests.cluster.test_pool import digest, write
 from tests.rigs.pool_nodes import VOLUME, PoolNodes
 
-pytestmark = [pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(1_200)]
 SHARED = "shared,cache=none"
 
 

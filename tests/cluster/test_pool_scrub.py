@@ -19,7 +19,7 @@ from buildtools.nodes import await_true
 from tests.cluster.test_scrub_of_nodes import flip_byte, scrubbed
 from tests.rigs.pool_nodes import VOLUME, PoolNodes, pool_on
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 WAIT_S = 120.0
 
 

@@ -164,7 +164,7 @@ def by_chance(dice: random.Random, end: float) -> Iterator[str]:
         yield dice.choice(CHANCES)
 
 
-@pytest.mark.timeout(1_500 + 4 * SECONDS)
+@pytest.mark.timeout(3_600 + 4 * SECONDS)
 def test_every_kind_of_fault_under_programs_on_all_nodes(cluster: Cluster, figures: list[str], seed: int) -> None:
     dice, end = random.Random(seed), time.monotonic() + SECONDS
     each = dice.sample(FAULTS, len(FAULTS))

@@ -31,7 +31,7 @@ from tests.rigs.network_namespaces import found_by_token
 from tests.rigs.pool_nodes import is_in_cluster
 from tests.rigs.strict_store import StrictStore, strict_store
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 pytest.importorskip("obstore", reason="the library for buckets is not installed: pip install 'awsomefsd[store]'")
 KEY_ID, SECRET, TOKEN = "AKOFTHESTORETEST", "Sw0rdfishes+swim/at=night-secret", "a-T0ken-of-a-session-of-the-test"
 LATER_ID, LATER = "AKOFTHELATERTEST", "Later+keys/are-as=secret-as-any"

@@ -53,7 +53,7 @@ def known(machines: Machines) -> int:
     return int(json.loads(machines.leader().cli("upgrade", "status", "-o", "json"))["known"])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_the_cluster_acts_as_its_oldest_node_until_all_are_new(machines: Machines, other_build: Path) -> None:
     old, new, late = machines.all
     old.env["AWSOMEFSD_LEVEL"] = "1"

@@ -15,7 +15,7 @@ from buildtools.leader import figures as figures_of
 from buildtools.nodes import Node
 from tests.conftest import MakeNode
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 CREATES = 1_000
 FILES = 200
 LOCKS, TRANSACTIONS = 50, 50

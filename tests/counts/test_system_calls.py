@@ -15,7 +15,7 @@ from tests.conftest import MakeNode
 from tests.rigs.system_calls import counted, needs_strace, split_at, traced
 from tests.rigs.wake_ups import wake_ups_per_s
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240), needs_strace]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200), needs_strace]
 ROUNDS = 100
 SPANS_MAX = 6
 STREAM_MIB = 160

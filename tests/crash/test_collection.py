@@ -67,7 +67,7 @@ class Readers:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_kills_during_collection(make_node, figures, seed) -> None:
     chance = random.Random(seed)
     node = make_node(size_bytes=256 * MIB)

@@ -42,7 +42,7 @@ def recovered(node: Node) -> dict:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1_200)
 def test_a_node_comes_back_from_its_device_alone(make_node, figures, seed, tmp_path):
     choose = random.Random(seed)
     node = make_node()
@@ -96,7 +96,7 @@ def consistent_prefix(directory: Path, names: list[str]) -> bool:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_damaged_store_and_journal_are_repaired_in_place(make_node, seed):
     node = make_node()
     (node.mountpoint / "kept").write_bytes(b"x" * 100_000)
@@ -163,7 +163,7 @@ def await_churn(churn: subprocess.Popen[bytes], out: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1_200)
 def test_what_comes_back_to_a_full_device_has_its_bytes(make_node, figures, seed, tmp_path):
     """A nearly full device under churn, killed at any moment: each name that the device brings back has its bytes, though many of the
     segments that it used to name were freed and written again."""

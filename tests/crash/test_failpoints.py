@@ -245,7 +245,7 @@ def tell(figures: list[str], control: FailpointControl, title: str, began: float
 
 
 @pytest.mark.root
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
     assert len(POINTS) >= POINTS_MIN
     began = time.monotonic()

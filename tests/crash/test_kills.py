@@ -30,7 +30,7 @@ def rounds(seed: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("pins", ["", "resend=off"], ids=["resend", "no-resend"])
 def test_kills_harm_nobody(make_node, figures, seed, pins):
     node = make_node(pins=pins)
@@ -59,7 +59,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_an_append_after_a_change_whose_worker_died_goes_to_the_end(make_node, tmp_path):
     """Daemon and worker die between the entry of the change and its answer, while what was written is dirty (decision 110)."""
     control = FailpointControl(tmp_path / "failpoints")

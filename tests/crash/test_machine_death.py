@@ -86,7 +86,7 @@ def write_until(directory: Path, manifest: Path, seed: int, files: int) -> subpr
 
 
 @pytest.mark.root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("names", ["delegated", "durable"])
 def test_everything_fsynced_survives_the_death_of_everything(make_node, figures, seed, tmp_path, names):
     node = make_node(up=False)
@@ -127,7 +127,7 @@ def sharing(make_node: Callable[..., Node]) -> Node:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("options", ["", "shared", "shared,sync", *(pytest.param(more, marks=pytest.mark.soak) for more in MORE_OPTIONS)])
 def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, figures: list[str], options: str, seed: int) -> None:
     """In every way that Linux has (synchronous_writer.py), and without one fsync."""

@@ -98,7 +98,7 @@ def wrong_lines(content: bytes, counts: dict[str, int]) -> list[str]:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_death_at_each_failpoint_of_a_shared_mount(
     nodes: list[Node], control: FailpointControl, figures: list[str], seed: int, tmp_path: Path
 ) -> None:

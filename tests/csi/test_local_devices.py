@@ -13,7 +13,7 @@ from buildtools.nodes import await_true
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
 from tests.rigs.network_namespaces import found_static
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
 
 

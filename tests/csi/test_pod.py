@@ -92,7 +92,7 @@ def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_nothing_that_serves_a_mount_is_the_pods(place: tuple[PodNode, Player, Pod, Path]) -> None:
     made, _player, pod, _target = place
     for pid in keeper_and_worker(made):
@@ -106,7 +106,7 @@ def test_nothing_that_serves_a_mount_is_the_pods(place: tuple[PodNode, Player, P
     assert pod.process.pid not in [parent_of(pid) for pid in keeper_and_worker(made)]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_the_pod_is_killed_and_another_version_takes_over(place: tuple[PodNode, Player, Pod, Path], figures: list[str]) -> None:
     made, _player, pod, target = place
     keeper, worker = keeper_and_worker(made)
@@ -149,7 +149,7 @@ def test_the_pod_is_killed_and_another_version_takes_over(place: tuple[PodNode, 
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_a_keeper_that_dies_is_started_again_outside(place: tuple[PodNode, Player, Pod, Path]) -> None:
     made, _player, _pod, target = place
     made.node.kill("keeper")
@@ -166,7 +166,7 @@ def test_a_keeper_that_dies_is_started_again_outside(place: tuple[PodNode, Playe
     assert (target / "after").read_text() == "x"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_a_block_volume_outlives_the_pod_that_attached_it(place: tuple[PodNode, Player, Pod, Path]) -> None:
     made, player, _pod, _target = place
     cap = capability(Mode.SINGLE_NODE_WRITER, block=True)

@@ -17,7 +17,7 @@ from buildtools.nodes import await_true
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
 from tests.rigs.network_namespaces import found_by_join
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 ALONE = capability(Mode.SINGLE_NODE_WRITER)
 WAIT_S = 120.0
 

@@ -29,7 +29,7 @@ from buildtools.nodes import await_true
 from tests.csi.rig import Mode, Player, capability, cleared
 from tests.rigs.network_namespaces import found_static, start_on_one_disk
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 TOGETHER = capability(Mode.MULTI_NODE_MULTI_WRITER, block=True)
 SIZE, BLOCK, SECTOR = 1 << 24, 4096, 512
 CONTESTED = 24  # blocks that both write

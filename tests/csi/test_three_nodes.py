@@ -27,7 +27,7 @@ from tests.bench.csi_idle import counts
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
 from tests.rigs.network_namespaces import found_static, start_on_one_disk
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
 MANY, THREADS = 12, 6
 END_S = 120.0

@@ -29,7 +29,7 @@ from tests.faults.rig import (
     survive_everything,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 MIB = 1 << 20
 
 

@@ -20,7 +20,7 @@ from buildtools import chaos
 from buildtools.nodes import await_true
 from tests.faults.rig import errors_of, fsync_until_true, held
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 MIB = 1 << 20
 
 

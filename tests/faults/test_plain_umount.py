@@ -13,7 +13,7 @@ from buildtools import procs
 from buildtools.nodes import Node, await_true
 from tests.faults.rig import faults
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 TRIES = 3  # flushes that failed
 
 

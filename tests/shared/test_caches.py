@@ -18,7 +18,7 @@ from buildtools import leader, procs
 from buildtools.nodes import await_true
 from tests.shared.rig import WAIT_S, SharedVolume, needs_mappings
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 QUESTIONS = ("GetAttr", "Lookup", "ReadDir", "GetLayout", "GetXattr", "ListXattr", "ReadLink", "GetLease")
 FILES, ROUNDS = 5, 20
 only_cached = pytest.mark.parametrize("shared_volume", ["cached"], indirect=True)

@@ -21,7 +21,7 @@ from tests.shared.rig import SharedVolume
 from tests.shared.test_random import Spread, run, sides
 
 __all__ = ["sides"]
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 EXAMPLES, STEPS = 16, 50
 PAUSE_S = 0.1  # at most, between two cuts
 

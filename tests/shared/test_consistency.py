@@ -19,7 +19,7 @@ from buildtools.nodes import await_true
 from tests.shared.rig import BOUND_S, WAIT_S, SharedVolume, needs_kept_names, needs_mappings
 from tests.shared.views import mapped
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("shared_volume", ["loose"], indirect=True)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200), pytest.mark.parametrize("shared_volume", ["loose"], indirect=True)]
 STRICT, CLOSE, BOUNDED = 0, 1, 2  # the nodes
 NAME = "user.awsomefs.consistency"
 SIZE = 300_000

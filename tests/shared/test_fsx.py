@@ -15,7 +15,7 @@ from tests.shared.programs import Program
 from tests.shared.rig import SharedVolume
 from tests.shared.tasks import fallocate
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
 FILE_BYTES, PIECE_BYTES = 256 * 1024, 64 * 1024
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16

@@ -25,7 +25,7 @@ from tests.shared.programs import running, together
 from tests.shared.rig import WAIT_S, SharedVolume
 from tests.shared.test_storms import the_same_everywhere
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("shared_volume", ["leased"], indirect=True)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200), pytest.mark.parametrize("shared_volume", ["leased"], indirect=True)]
 # Asked by time, whoever does what.
 IN_TIME = {
     "Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello", "GetOrphans",

@@ -14,7 +14,7 @@ from buildtools.nodes import await_true
 from tests.shared.programs import Program, ProgramError, running
 from tests.shared.rig import WAIT_S, Machines
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 READ, WRITE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 KINDS = ("posix", "ofd", "flock")
 TAKEN = (errno.EAGAIN, errno.EACCES)

@@ -16,7 +16,7 @@ from buildtools import procs
 from buildtools.nodes import await_true
 from tests.shared.rig import MAPPINGS, WAIT_S, SharedVolume
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("shared_volume", ["cached"], indirect=True)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200), pytest.mark.parametrize("shared_volume", ["cached"], indirect=True)]
 SIZE = 200_000
 Way = Callable[[int], Callable[[], bytes]]
 

@@ -22,7 +22,7 @@ from tests.shared import rig
 from tests.shared.tasks import LIBC, checked, fallocate, renameat2
 from tests.shared.views import Watcher, differences
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
 FILLED = bytes(range(1, 251)) * 40  # 10,000 bytes
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, NOREPLACE, EXCHANGE = 1, 2, 16, 1, 2

@@ -17,7 +17,7 @@ import pytest
 from tests.shared import rig
 from tests.shared.programs import ANSWER_S, running
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
 NAMES = ["one", "two"]
 BYTES_MAX = 60_000

@@ -19,7 +19,7 @@ from buildtools.nodes import Node, await_true
 from tests.rigs.network_namespaces import found_on_one_disk
 from tests.shared.rig import WAIT_S, Machines
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 KIB, MIB = 1 << 10, 1 << 20
 QUOTA = 48 * MIB
 PIECE = 256 * KIB

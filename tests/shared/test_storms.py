@@ -16,7 +16,7 @@ import pytest
 
 from tests.shared import programs, tasks
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1_200)]
 FILE_BYTES = 400_000
 
 

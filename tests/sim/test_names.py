@@ -39,7 +39,7 @@ def test_two_runs_of_a_seed_are_the_same_run() -> None:
     assert len(digests) == 1, digests
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_seeds(seed: int, figures: list[str]) -> None:
     _all_hold(range(seed * 1000, seed * 1000 + SEEDS), figures)
 
@@ -50,7 +50,7 @@ def test_many_seeds(seed: int, figures: list[str]) -> None:
     _all_hold(range(seed * 10_000, seed * 10_000 + SOAK_SEEDS), figures)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("variant", sorted(FOUND))
 def test_a_broken_variant_is_found(variant: str) -> None:
     """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""

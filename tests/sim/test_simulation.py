@@ -86,7 +86,7 @@ def test_what_was_found_once(name):
         assert not outcome.error, run.report(outcome, KNOWN_MINUTES)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("variant", sorted(FOUND))
 def test_a_broken_variant_is_found(variant):
     """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""

@@ -23,7 +23,7 @@ from awsomefsd.recovery.backup import BackupHeader, Backups, pieces, read_backup
 from awsomefsd.recovery.dump import lines, load
 from buildtools.nodes import Node
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(1_200)
 HEADER = BackupHeader(1, "c" * 8, "n" * 8, 3, 77, 5, 12345, 0)
 
 

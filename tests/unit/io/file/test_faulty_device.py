@@ -266,7 +266,7 @@ def _ending(made: FaultyRig, files: list[File], dice: Random) -> str:
     return how
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("kind", [FaultyRig, LeasedRig, ThroughRig])
 def test_a_device_that_fails_loses_nothing_that_was_acknowledged(tmp_path: Path, kind: type[FaultyRig], seed: int) -> None:
     dice = Random(seed)

@@ -544,7 +544,7 @@ def test_a_bug_in_who_waits_for_a_batch_ends_the_worker(rig: Rig, monkeypatch: p
     assert died.wait(WAIT_S), "an exception is logged where answers are received, and all goes on"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(1_200)
 def test_callers_and_refusals_in_any_order_lose_no_flush(rig: Rig, seed: int) -> None:
     """Each flush ends, and then what it waited for is committed or its error is told."""
     rig.start()

@@ -82,7 +82,7 @@ def _step(pool: ServedPool, file: File, nodes: list[Node], dice: Random) -> str:
     return f"write {length}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("quorum", [False, True])
 def test_servers_that_fail_at_random_lose_nothing_that_was_committed(
     tmp_path: Path, seed: int, quorum: bool, monkeypatch: pytest.MonkeyPatch

@@ -171,7 +171,7 @@ def check_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, round
         image.unlink()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_a_cut_at_a_step_of_a_checkpoint_loses_nothing_that_was_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     check_cuts(tmp_path, monkeypatch, seed, 3, 4)
 

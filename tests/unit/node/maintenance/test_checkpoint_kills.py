@@ -170,7 +170,7 @@ def check_kills(directory: Path, kills: Kills, seed: int, steps: list[str]) -> N
         rig.cluster.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_the_leader_dies_at_a_step_of_its_checkpoint(tmp_path: Path, kills: Kills, seed: int) -> None:
     """At one step of each kind."""
     choose = random.Random(f"steps {seed}")

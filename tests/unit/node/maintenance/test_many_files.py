@@ -127,7 +127,7 @@ def there_and_back(tmp_path: Path, files: int, segments: int) -> dict[str, float
             on.crash()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 def test_twenty_thousand_files_come_back_from_the_device(tmp_path: Path) -> None:
     there_and_back(tmp_path, 20_000, 256)
 
