@@ -80,7 +80,7 @@ def wrong_files(directory: Path, wanted: dict[str, str]) -> list[str]:
 def write_until(directory: Path, manifest: Path, seed: int, files: int) -> subprocess.Popen[bytes]:
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(directory), str(manifest), str(seed)], stderr=subprocess.DEVNULL)
     before = len(confirmed(manifest))
-    await_true(f"{files} fsynced files", lambda: writer.poll() is not None or len(confirmed(manifest)) >= before + files, 90)
+    await_true(f"{files} fsynced files", lambda: writer.poll() is not None or len(confirmed(manifest)) >= before + files, 240)
     assert writer.poll() is None, "the writer failed before anything was killed"
     return writer
 
