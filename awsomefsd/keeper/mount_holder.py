@@ -85,9 +85,12 @@ class MountHolder:
                 say(log, logging.INFO, "the keeper has no use for a holder", why=message.get("error"))
                 self._drop_all()
                 return False
-            wire.close_all(list(self._held.pop(mount, {}).values()))
-            if op == "keep":
+            before = self._held.get(mount, {})
+            if op == "keep":  # one that is kept already does not look dropped meanwhile
                 self._held[mount] = dict(zip(names, descriptors, strict=True))
+            wire.close_all(list(before.values()))
+            if op == "drop":
+                self._held.pop(mount, None)
             wire.send(sock, {"op": "kept", "mount": mount})
         return True
 

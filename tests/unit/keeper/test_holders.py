@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,7 @@ def test_a_holder_brings_the_mounts_of_a_keeper_and_workers_killed_together(host
             assert after["worker"] == after["starts"] == count, "the same connection and the same memory"
             assert not after["fresh"] and after["previous"] == {"signal": None, "code": None, "exited": True}
             assert host.about(dirs[1])["pid"] == before[1]["pid"], "a worker that lives serves on"
-        assert sorted(row["dir"] for row in host.client.list()) == [str(dir) for dir in dirs]
+        host.await_mounts(*dirs)
 
 
 def test_a_mount_that_a_worker_of_an_earlier_build_served_is_brought_too(host: Host) -> None:
@@ -104,6 +104,33 @@ def test_a_holder_that_begins_late_is_told_of_all_mounts_and_of_their_ends(host:
         for dir in host.dirs[1:]:
             host.client.umount(str(dir))
         until("none", lambda: not holder.held())
+
+
+def test_what_is_kept_is_held_at_every_moment_and_what_is_dropped_is_closed_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks meanwhile is told of no mount less, and of none whose descriptors are still open."""
+    holder, close_all = MountHolder(tmp_path), wire.close_all
+    held_then: list[list[str]] = []
+
+    def noting(fds: Sequence[int]) -> None:
+        if fds:
+            held_then.append(holder.held())
+        close_all(fds)
+
+    monkeypatch.setattr(wire, "close_all", noting)
+    with wire.listen(tmp_path / wire.SOCKET_NAME) as listener, open("/dev/null") as file:
+        listener.settimeout(60)
+        holder.start()
+        sock, _ = listener.accept()
+        with sock:
+            assert wire.receive(sock) == ({"op": "hold", "mounts": []}, [])
+            for op, names in (("keep", ["fuse"]), ("keep", ["fuse"]), ("drop", [])):
+                wire.send(sock, {"op": op, "mount": "1", "fds": names}, [file.fileno() for _ in names])
+                assert wire.receive(sock) == ({"op": "kept", "mount": "1"}, [])
+            assert not holder.held()
+        holder.close()
+    assert held_then == [["1"], ["1"]]
 
 
 def open_files(pid: int) -> list[str]:
