@@ -111,9 +111,15 @@ class Host:
         return dict(json.loads((dir / "about").read_bytes()))
 
     def row(self, dir: Path) -> dict[str, Any]:
-        rows = [row for row in self.client.list() if row["dir"] == str(dir)]
+        """Of a mount that is there: behind the start of a keeper its worker may need longer to come than the keeper keeps us waiting."""
+        rows = until(f"the mount at {dir}", lambda: [row for row in self.client.list() if row["dir"] == str(dir)])
         assert len(rows) == 1, rows
-        return rows[0]
+        return dict(rows[0])
+
+    def await_mounts(self, *dirs: Path) -> None:
+        """The keeper has these mounts and no others."""
+        wanted = sorted(map(str, dirs))
+        until(f"the mounts {wanted}", lambda: sorted(row["dir"] for row in self.client.list()) == wanted)
 
     def mounted(self, dir: Path) -> bool:
         return mount_syscalls.topmost(str(dir)) is not None

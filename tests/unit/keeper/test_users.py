@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.keeper import mount_syscalls
+from tests.unit.keeper.keeper_host import until
 
 NAMED = "import ctypes, sys; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0); print(flush=True); sys.stdin.read()"
 EVIL = b"a\x1b[31m\xff\nb"
@@ -29,6 +30,11 @@ def process(directory: Path, *before: str) -> Iterator[int]:
         running.stdin.close()
 
 
+def await_name(pid: int, name: str) -> None:
+    """It is its program's a moment after exec(2) has closed the pipe by which Popen knows that it began."""
+    until(f"a process called {name}", lambda: Path(f"/proc/{pid}/comm").read_text() == f"{name}\n")
+
+
 def test_the_users_of_a_directory_have_printable_names(tmp_path: Path) -> None:
     with process(tmp_path) as pid:
         assert mount_syscalls.users_of(str(tmp_path)) == [f"{SHOWN} (pid {pid}, working directory)"]
@@ -36,6 +42,7 @@ def test_the_users_of_a_directory_have_printable_names(tmp_path: Path) -> None:
 
 def test_files_that_are_open_have_printable_names(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/" + EVIL, "wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file) as cat:
+        await_name(cat.pid, "cat")
         assert mount_syscalls.users_of(str(tmp_path)) == [f"cat (pid {cat.pid}, has {tmp_path}/{SHOWN} open)"]
         assert cat.stdin is not None
         cat.stdin.close()
@@ -54,6 +61,7 @@ def test_no_maps_are_read_where_somebody_is_found_without(tmp_path: Path, monkey
     """Reading the maps of every process of a busy machine took longer than umount waits for the names."""
     monkeypatch.setattr(mount_syscalls, "_mapped", lambda *_: pytest.fail("maps were read"))
     with (tmp_path / "file").open("wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[file.fileno()]) as cat:
+        await_name(cat.pid, "cat")
         found = mount_syscalls.users_of(str(tmp_path))
         cat.kill()
     assert found == [f"cat (pid {cat.pid}, has {tmp_path}/file open)"]
