@@ -27,6 +27,7 @@ from awsomefsd.node.health import join_token
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.mounts import DesiredMount
 from awsomefsd.recovery import restore
+from tests.rigs.free_ports import free_ports
 
 
 @pytest.fixture
@@ -108,8 +109,7 @@ async def test_a_join_token_that_nobody_renews_is_in_the_status(tmp_path: Path, 
 
 def test_others_reach_a_node_that_came_back_from_its_first_start_on(tmp_path: Path) -> None:
     """Brought back from a device or a backup, it gets its certificate after the metadata serves."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        port, control = one.getsockname()[1], other.getsockname()[1]
+    port, control = free_ports(2)
     environ = {"AWSOMEFSD_METADATA_LISTEN": f"127.0.0.1:{port}", "AWSOMEFSD_CLUSTER_LISTEN": f"127.0.0.1:{control}"}
     settings = load(environ=environ, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     lost = identity.init(settings.state_dir)
@@ -126,7 +126,7 @@ def test_others_reach_a_node_that_came_back_from_its_first_start_on(tmp_path: Pa
     whole = daemon.Daemon(MetadataCore(settings))
     try:
         assert whole.metadata.alone
-        socket.create_connection(("127.0.0.1", port), 10).close()
+        socket.create_connection(("127.0.0.1", port), 60).close()
     finally:
         whole.close()
 

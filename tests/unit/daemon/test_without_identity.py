@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -42,6 +43,17 @@ def test_a_daemon_whose_machine_becomes_a_node_before_it_has_the_lock_does_not_w
     assert without_identity.wait(settings) and not settings.run_dir.exists()
 
 
+def connected(place: Path) -> socket.socket:
+    """The socket is there a moment before somebody listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return sockets.connect_unix(place)
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_a_daemon_that_waits_lives_and_is_not_ready(tmp_path: Path) -> None:
     """kubelet's probes ask it before it is in a cluster: it is neither killed nor counted as updated."""
     page = MetricsSettings(listen="unix")
@@ -50,11 +62,8 @@ def test_a_daemon_that_waits_lives_and_is_not_ready(tmp_path: Path) -> None:
 
     def ask() -> None:
         try:
-            deadline = time.monotonic() + 60
-            while not (settings.run_dir / "metrics.sock").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
             for path in ("/healthz", "/readyz"):
-                with sockets.connect_unix(settings.run_dir / "metrics.sock") as sock:
+                with connected(settings.run_dir / "metrics.sock") as sock:
                     sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
                     answers[path] = sock.makefile("rb").read().decode()
         finally:
