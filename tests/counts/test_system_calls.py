@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections import Counter
@@ -33,6 +34,14 @@ def each(counts: Counter[str], *names: str) -> float:
     return sum(counts[name] for name in names) / ROUNDS
 
 
+def thread_names(pid: int) -> list[str]:
+    found = []
+    for one in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends meanwhile
+            found.append((one / "comm").read_text())
+    return found
+
+
 def fewest(pid: int, enough: float) -> float:
     """The wake-ups a second in the quietest of a few spans: on a busy machine a process's threads also wait for each other."""
     counts: list[float] = []
@@ -44,8 +53,7 @@ def fewest(pid: int, enough: float) -> float:
 def test_an_idle_node_wakes_up_seldom(node: Node, figures: list[str]) -> None:
     """Half as much again as was measured; docs/PERFORMANCE.md says which threads it is."""
     await_true("the admin socket has no server", lambda: not list((node.run / "admin").glob("*.sock")), 60)
-    comms = Path(f"/proc/{node.pid('daemon')}/task")
-    await_true("gRPC's threads have ended", lambda: not any("event_engine" in (one / "comm").read_text() for one in comms.iterdir()), 60)
+    await_true("gRPC's threads have ended", lambda: not any("event_engine" in name for name in thread_names(node.pid("daemon"))), 60)
     daemon, worker = fewest(node.pid("daemon"), 24), fewest(node.pid("worker"), 8)
     figures.append(f"wake-ups a second of an idle node: daemon {daemon:.1f}, worker {worker:.1f}")
     assert daemon <= 24, "11 to 15.4 were measured; 31.5 before, in the same hour, with threads of gRPC and looks by the clock"

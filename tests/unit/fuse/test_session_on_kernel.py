@@ -141,7 +141,7 @@ def test_waiting_requests_are_parked_and_others_go_on(mount: Mount, seed: int) -
     served.say("gate")
     assert [read.result(LIMIT_S) for read in reads] == [b"0123456789"] * 5
     made.result(LIMIT_S)
-    assert served.say("facts")["parked"] == 0
+    served.await_fact(lambda facts: facts["parked"] == 0)
 
 
 def read_uncached(path: Path) -> bytes:

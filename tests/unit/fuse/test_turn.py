@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from awsomefsd.fuse.turn import AT_ONCE_NS, KEPT_NS_MAX, QUICK_NS, ReadingTurns, Turn
+from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, ReadingTurns, Turn
 
 
 @pytest.fixture
@@ -21,9 +21,12 @@ def turn(turns: ReadingTurns) -> Turn:
     return turn
 
 
-def came(turn: Turn, *, at_once: bool = False, ago_ns: int = 0) -> int:
-    """A READ came then; returns when (ns, monotonic)."""
-    turn.came(time.monotonic_ns() + (AT_ONCE_NS if at_once else -2 * AT_ONCE_NS))
+HOUR_NS = 3_600 * 10**9  # nothing that happens to this thread takes as long
+
+
+def came(turn: Turn, *, at_once: bool = False, ago_ns: int = -HOUR_NS) -> int:
+    """A READ came then, or is still to come: one whose time cannot be over.  Returns when (ns, monotonic)."""
+    turn.came(time.monotonic_ns() + (HOUR_NS if at_once else -HOUR_NS))
     turn._came_ns -= ago_ns
     turn.begin_read()
     return turn._came_ns
