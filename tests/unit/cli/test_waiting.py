@@ -36,7 +36,7 @@ def test_long_work_is_shown_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(waiting, "PAUSE_S", 0.01)
     with waiting.LongWork("first piece") as shown:
         shown.text = "second piece"
-        assert terminal.seen.wait(10)
+        assert terminal.seen.wait(60)
     assert terminal.getvalue().endswith("\r\x1b[K")
 
 

@@ -141,13 +141,22 @@ class Town:
         wanted = {NODES[number] for number in numbers}
         await_(f"voters {numbers}", lambda: self.voters() == wanted)
 
+    def asked(self, body: Any) -> Any:
+        """As `ask`, as soon as somebody leads."""
+
+        def once() -> Any:
+            try:
+                return self.ask(body)
+            except Unavailable:
+                return None
+
+        return await_(str(body), once)
+
     def rows(self) -> dict[str, Any]:
-        return {row.node: row for row in self.ask(m.ListNodes(True)).nodes}
+        return {row.node: row for row in self.asked(m.ListNodes(True)).nodes}
 
     def leader(self) -> int:
-        return await_("a leader", lambda: next((n for n, node in enumerate(self.all) if self._leads(node)), None) is not None) and next(
-            n for n, node in enumerate(self.all) if self._leads(node)
-        )
+        return int(await_("a leader", lambda: [n for n, node in enumerate(self.all) if self._leads(node)])[0])
 
     def _leads(self, node: str) -> bool:
         try:
@@ -182,8 +191,12 @@ def test_from_one_to_three_and_a_wiped_and_a_dead_one(make_town: Callable[[int],
     town.add(2)
     town.await_voters(0, 1, 2)
     await_("rows", lambda: all(town.rows()[NODES[n]].carries for n in range(3)))
-    row = town.rows()[NODES[1]]
-    assert (row.member, row.labels, row.name) == ("voter", {"zone": "20"}, "20"), "what a node says of itself is in its row"
+
+    def told() -> bool:
+        row = town.rows()[NODES[1]]
+        return (row.member, row.labels, row.name) == ("voter", {"zone": "20"}, "20")
+
+    await_("what a node says of itself in its row", told)
     assert sum(row.leader for row in town.rows().values()) == 1
 
     victim = town.all[NODES[next(n for n in (1, 2) if n != town.leader())]]
@@ -194,7 +207,7 @@ def test_from_one_to_three_and_a_wiped_and_a_dead_one(make_town: Callable[[int],
     victim.start()
     await_("back under a new journal", lambda: NODES.index(victim.identity.node) in {NODES.index(node) for node in town.voters()})
     town.await_voters(0, 1, 2)
-    assert [volume.name for volume in town.ask(m.GetVolumes()).volumes] == ["meanwhile"]
+    assert [volume.name for volume in town.asked(m.GetVolumes()).volumes] == ["meanwhile"]
 
     dead = next(n for n in (1, 2) if n != town.leader())
     town.all[NODES[dead]].stop()
