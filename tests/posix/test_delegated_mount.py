@@ -77,13 +77,13 @@ def test_a_power_cut_may_take_what_the_mount_says(make_node):
     ):
         told = node.cli("mount", node.volume, str(node.mountpoint), *(["-O", options] if options else []))
         assert promise in told and why in told
-        await_true("the worker's report", lambda said_then=told: said(node) in said_then, 30)
+        await_true("the worker's report", lambda said_then=told: said(node) in said_then, 60)
         node.umount()
     node.cli("mount", node.volume, str(node.mountpoint))
     node.cli("volume", "set", node.volume, "--names", "durable")
-    await_true("the worker's report", lambda: "began when the volume had names=delegated" in said(node), 30)
+    await_true("the worker's report", lambda: "began when the volume had names=delegated" in said(node), 60)
     told = node.cli("mount", node.volume, str(node.mountpoint), "-O", "remount,sync")
     assert "takes nothing that was answered" in told
-    await_true("the worker's next report", lambda: said(node) in told, 30)
+    await_true("the worker's next report", lambda: said(node) in told, 60)
     node.umount()
     assert "no change of a name" in node.cli("mount", node.volume, str(node.mountpoint))

@@ -217,15 +217,15 @@ def test_a_signal_with_sa_restart_waits_on_and_one_without_ends_it(files, party,
 
 
 def test_eintr_without_restart(files, party, waiters):
-    """What a C program sees: fcntl returns EINTR (Python would try again, so the handler is one that does nothing, in C)."""
+    """What a C program sees: fcntl returns EINTR (Python would try again, so the handler is one of C that does nothing: abs)."""
     code = (
         "import ctypes, errno, os, signal, struct, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "libc.signal.restype = ctypes.c_void_p\n"
-        "nothing = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)\n"
-        "libc.signal(signal.SIGALRM, nothing); libc.siginterrupt(signal.SIGALRM, 1); libc.ualarm(200000, 0)\n"
         "fd = os.open(sys.argv[1], os.O_RDWR)\n"
         "lock = struct.pack('hhqqi4x', 1, 0, 0, 10, 0)\n"
+        "libc.signal(signal.SIGALRM, libc.abs); libc.siginterrupt(signal.SIGALRM, 1)\n"
+        "libc.ualarm(200000, 200000)\n"  # again and again: the first one may come before the wait
         "print(libc.fcntl(fd, 7, lock), errno.errorcode.get(ctypes.get_errno()))\n"
     )
     holder = party(files[0])

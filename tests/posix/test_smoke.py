@@ -393,8 +393,8 @@ def test_waiting_lock_ends_with_a_signal(place):
     path.write_bytes(bytes(200))
     code = (
         "import fcntl, signal, sys\nclass Rang(Exception): pass\ndef ring(*a): raise Rang\nsignal.signal(signal.SIGALRM, ring)\n"
-        "signal.setitimer(signal.ITIMER_REAL, 0.3)\nfile = open(sys.argv[1], 'r+b')\n"
-        "try: fcntl.lockf(file, fcntl.LOCK_EX, 10, 100)\nexcept Rang: sys.exit(9)"
+        "file = open(sys.argv[1], 'r+b')\n"
+        "try:\n signal.setitimer(signal.ITIMER_REAL, 0.3)\n fcntl.lockf(file, fcntl.LOCK_EX, 10, 100)\nexcept Rang: sys.exit(9)"
     )
     with holder(path, "fcntl") as process:
         assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False).returncode == 9
