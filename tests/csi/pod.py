@@ -97,8 +97,15 @@ class Pod:
         (self.group / "cgroup.kill").write_text("1")
         self.process.wait(60)
         await_true("the end of the pod's group", lambda: not (self.group / "cgroup.procs").read_text(), 60)
-        self.group.rmdir()
+        await_true("a group that can be removed", self._remove_group, 60)
         return now
+
+    def _remove_group(self) -> bool:
+        try:
+            self.group.rmdir()
+        except OSError:  # the last of its processes is not quite gone
+            return False
+        return True
 
 
 class App:

@@ -175,7 +175,7 @@ class Player:
         self.node.await_daemon()  # it may have been killed a moment ago
         await_true("nothing left over", lambda: not self.left(), 60)
         free = lambda: self.node.ask("device", "ls")[0]  # noqa: E731
-        await_true("free segments", lambda: free()["segments"] - free()["segments_free"] <= KEPT_SEGMENTS, 90, 0.5)
+        await_true("free segments", lambda: free()["segments"] - free()["segments_free"] <= KEPT_SEGMENTS, 150, 0.5)
 
 
 KEPT_SEGMENTS = 24  # of the metadata's own checkpoints

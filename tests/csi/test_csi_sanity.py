@@ -14,7 +14,7 @@ from tests.csi.rig import Player
 from tests.rigs.external_programs import need
 
 VERSION = "v5.5.0"
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def program() -> Path:
 def test_csi_sanity(kind: str, player: Player, program: Path, figures: list[str]) -> None:
     places = [f"--csi.mountdir={player.kubelet}/sanity-target", f"--csi.stagingdir={player.kubelet}/sanity-staging"]
     words = [str(program), f"--csi.endpoint=unix://{player.socket}", *places, f"--csi.testvolumeaccesstype={kind}", "--ginkgo.no-color"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False, cwd=player.node.directory)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=800, check=False, cwd=player.node.directory)
     assert done.returncode == 0, done.stdout[-12_000:]
     told = re.search(r"(\d+) Passed \| 0 Failed \| (\d+) Pending \| (\d+) Skipped", done.stdout)
     assert told and int(told[1]) >= 57, done.stdout[-2000:]

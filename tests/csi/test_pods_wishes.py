@@ -250,7 +250,7 @@ def test_a_damaged_file_is_said_to_whoever_watches_volumes(player: Player) -> No
     assert conditions(player, volume, place) == [False] * 3
     met = DamagedRead(int(str(row_of(player, volume)["volume"])), 1 << 40, 0, 4096, path="/kaput")
     records = DamagedReads(player.node.state)
-    for _ in range(10):  # the daemon removes the record when it looks: there is no such file
+    for _ in range(200):  # the daemon removes the record when it looks: there is no such file
         records.add(met)
         told = conditions(player, volume, place)
         health = player.call("ControllerGetVolumeHealth", pb.ControllerGetVolumeHealthRequest(volume_id=volume)).volume_health

@@ -70,4 +70,5 @@ def test_one_that_died_with_a_volume_is_removed_and_its_claim_goes(players: list
     heir.unpublish(volume, "pod")
     heir.unstage(volume)
     heir.delete(volume)
-    assert not heir.left_here() and not heir.call("ListVolumes", pb.ListVolumesRequest()).entries
+    await_true("nothing left over", lambda: not heir.left_here(), WAIT_S)
+    assert not heir.call("ListVolumes", pb.ListVolumesRequest()).entries

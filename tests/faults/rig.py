@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,9 @@ def held(pid: int) -> dict[str, int]:
     names = os.listdir(f"/proc/{pid}/fd")
     for name in names:
         path = f"/proc/{pid}/fd/{name}"
-        if os.readlink(path).startswith("/memfd:"):
-            memfds += os.stat(path).st_blocks // 2
+        with suppress(FileNotFoundError):  # it is closed meanwhile
+            if os.readlink(path).startswith("/memfd:"):
+                memfds += os.stat(path).st_blocks // 2
     return {"anon_kib": int(status["RssAnon"].split()[0]), "memfd_kib": memfds, "fds": len(names), "threads": int(status["Threads"])}
 
 

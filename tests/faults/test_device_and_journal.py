@@ -124,7 +124,7 @@ def test_a_file_with_wrong_bytes_is_in_the_status_until_it_is_rewritten(node, un
     try:
         assert found() == []
         assert refused(lambda: os.preadv(fd, [mmap.mmap(-1, MIB)], 0)) == errno.EIO
-        await_true("the health code", found, 30)
+        await_true("the health code", found, 60)
         assert all(f"file /rotten of volume {node.volume} at offset" in what for what in found()), found()
         buffer = mmap.mmap(-1, MIB)
         buffer[:] = data
@@ -212,7 +212,7 @@ def test_a_full_dirty_log_makes_writers_wait(node, undisturbed, seed):
         hits = node.fault_hits("device.flush")
         await_true("flushes that fail", lambda: node.fault_hits("device.flush") > hits + 5, 60)
         assert not done.is_set()
-    assert done.wait(60)
+    assert done.wait(180)
     fsync_until_true(path)
     assert path.read_bytes() == data
     path.unlink()

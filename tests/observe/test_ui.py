@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_an_address_that_others_reach_has_tls_with_the_certificate_of_the_node(n
         assert answer.status == 200 and node.uuid() in text
         with socket.create_connection((page.host, page.port), WAIT_S) as plain:
             plain.sendall(b"GET /sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert not plain.recv(100).startswith(b"HTTP/1.1 200")
+            with suppress(ConnectionResetError):  # it has not read all that we sent
+                assert not plain.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_daemon_serves_the_page_where_the_setting_says_so(node: Node) -> None:
