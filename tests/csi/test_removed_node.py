@@ -6,11 +6,13 @@ Its mount is in the way until its session has expired; its claim on a volume for
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from awsomefsd.base.limits import SESSION_RENEW_MS, SESSION_TTL_MS
 from awsomefsd.csi.pb import csi_pb2 as pb
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
@@ -51,18 +53,21 @@ def test_one_that_died_with_a_volume_is_removed_and_its_claim_goes(players: list
     assert heir.refused("NodeStageVolume", stage)[0] == "FAILED_PRECONDITION"
     name = dead.node.directory.name
     assert f"node {name} is not empty" in heir.node.cli_error("node", "remove", name)
+    died = time.monotonic()
     dead.node.kill_everything()
-    refusals = 0
+    refusals, asked_s = 0, 0.0
 
     def removed() -> bool:
-        nonlocal refusals
+        nonlocal refusals, asked_s
         heir.node.cli("node", "remove", name, accept=(0, 1, 4))
         gone = name not in {row["name"] for row in heir.node.ask("node", "ls")}
         refusals += not gone
+        asked_s = asked_s or time.monotonic() - died
         return gone
 
     await_true("the node to be removed", removed, WAIT_S, 0.5)
-    assert refusals, "it was mounted there a moment ago"
+    lives_s = (SESSION_TTL_MS - SESSION_RENEW_MS) / 1_000  # at least; a busy machine may ask later than that
+    assert refusals or asked_s > lives_s, "it was mounted there a moment ago"
     claimed = heir.node.cli_error("volume", "release", f"csi-{volume}", "--node", name, "--yes-release", name)
     assert "nodes with claims: none" in claimed, claimed
     heir.call("NodeStageVolume", stage)
