@@ -13,6 +13,7 @@ import pytest
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.base.wait import block_on
+from awsomefsd.io.file import shipper_core
 from awsomefsd.io.file.shipper import _Rider
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -663,8 +664,11 @@ def test_a_truncation_forgets_no_row_whose_record_is_still_taken_for_not_applied
     assert (r.attr(ino).size, r.attr(ino).mode & 0o7777, r.content(ino)) == (4, 0o600, b"some")
 
 
-def test_the_answer_of_a_commit_that_comes_at_once_does_not_wait_for_the_rows_with_the_lock_of_the_flusher(r: Rig) -> None:
+def test_the_answer_of_a_commit_that_comes_at_once_does_not_wait_for_the_rows_with_the_lock_of_the_flusher(
+    r: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever has the lock of the rows may ask the flusher for something: each would wait for the other, for ever."""
+    monkeypatch.setattr(shipper_core, "SHIP_GAP_MS", 3_600_000)  # the record is there until the commit goes behind it
     names, flusher, riders = r.worker.names, r.worker.data.flusher, []
     ino, fh = r.create(b"f")
     r.write(ino, fh, 0, b"bytes")
