@@ -44,11 +44,12 @@ from awsomefsd.io.collect.collected_pool import NOT_NOW, CollectedPool, volume_o
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.segment.frame import align_up
+from awsomefsd.io.segment.locations import segment_now
 from awsomefsd.io.segment.reader import SegmentReader, in_no_pool
 from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api.commands import EndSession, LeaseBays, LeaseSegments, OpenCollector, Relocate, Relocation
-from awsomefsd.meta.api.messages import BaysLeased, GetDevices, GetSegments, Propose, Renew
+from awsomefsd.meta.api.messages import BaysLeased, GetDevices, Propose, Renew
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece, ask_again
 
 CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
@@ -466,8 +467,7 @@ class Collector:
     def _locate(self, segment: int) -> SegmentInfo:
         info = self._infos.get(segment)
         if info is None:
-            (info,) = self._ask(GetSegments([segment])).segments
-            self._infos[segment] = replace(info)
+            info = self._infos[segment] = replace(segment_now(self._ask, segment))
         return info
 
     def _locate_again(self, segment: int) -> SegmentInfo:

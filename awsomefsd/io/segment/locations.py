@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.errors import Corrupt, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import SEGMENTS_KNOWN_MAX
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.meta.api.commands import LeaseBays, LeaseSegments
-from awsomefsd.meta.api.messages import BaysLeased, GetSegments, Segments, SegmentsLeased
+from awsomefsd.meta.api.messages import BaysLeased, GetSegments, SegmentsLeased
 
 Call = Callable[[Any], Any]  # sends one request body and blocks for its reply
 Propose = Callable[[Any], Any]  # proposes one command in the background and blocks for its reply
+
+
+def segment_now(call: Call, segment: int) -> SegmentInfo:
+    """Asks for the row of a segment.  Blocks.  Raises Corrupt if the cluster has no such segment, and what `call` raises.
+
+    A row in a pool goes with its last live byte: who was told of the segment before has an old layout, as with another incarnation.
+    """
+    try:
+        info: SegmentInfo = call(GetSegments([segment])).segments[0]
+    except FsError as err:
+        if err.errno == errno.ENOENT:
+            raise Corrupt(f"an extent names segment {segment}, which does not exist") from err
+        raise
+    return info
 
 
 class Locations:
@@ -57,12 +72,8 @@ class Locations:
         """Returns the row of a segment; blocks for the service if it is not known.  Raises Corrupt if the cluster has no such segment."""
         info = self._segments.get(segment)
         if info is None:
-            reply = self._call(GetSegments([segment]))
-            assert isinstance(reply, Segments)
-            self.learn(reply.segments)
-            info = next((one for one in reply.segments if one.segment == segment), None)
-            if info is None:
-                raise Corrupt(f"an extent names segment {segment}, which does not exist")
+            info = segment_now(self._call, segment)
+            self.learn([info])
         return info
 
     def locate_again(self, segment: int) -> SegmentInfo:

@@ -114,10 +114,10 @@ class SegmentReader:
         if not extent.segment and not extent.incarnation:
             raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: these bytes are lost (fsck recorded it)")
         info = self._locate(extent.segment)
-        if info.incarnation != extent.incarnation:
-            raise Corrupt(f"segment {extent.segment} is in incarnation {info.incarnation}, the extent names {extent.incarnation}")
         deadline_ns = time.monotonic_ns() + MIRRORS_WAIT_MS_MAX * NS_PER_MS
         while True:
+            if info.incarnation != extent.incarnation:
+                raise Corrupt(f"segment {extent.segment} is in incarnation {info.incarnation}, the extent names {extent.incarnation}")
             try:
                 places = self._places(info, extent)
                 return self._look_at(places, info, extent, start=extent.skip + skip, into=into[:length], file=(volume, ino))

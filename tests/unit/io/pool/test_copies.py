@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from awsomefsd.base.errors import Corrupt, Unavailable
+from awsomefsd.base.errors import Corrupt, FsError, Unavailable
 from awsomefsd.base.types import BAY_COPYING, BAY_MIRROR, Extent, SegmentBay, SegmentInBays
 from awsomefsd.base.wait import MustWait, begin_reading_requests
 from awsomefsd.io.device.device import BlockDevice
@@ -231,6 +231,29 @@ def test_a_read_asks_again_where_a_segment_is_that_was_moved(pool: ServedPool) -
 
     reads.reader = SegmentReader({}, locations.locate, mirrors=mirrors, locate_again=locations.locate_again)
     assert reads.right()
+
+
+@pytest.mark.parametrize("freed", [True, False])
+def test_a_segment_that_was_freed_is_told_as_an_old_layout_while_a_mirror_of_it_is_away(pool: ServedPool, freed: bool) -> None:
+    """Its bay has other bytes by now, and the other mirror's device was removed.  `freed`: its row is gone; else another life has begun."""
+    reads = Reads(pool)
+    reads.flip(1)
+    before = pool.info(reads.extent.segment)
+
+    def now(_body: object) -> Segments:
+        if freed:
+            raise FsError(errno.ENOENT, f"no segment {before.segment}")
+        return Segments([replace(before, incarnation=before.incarnation + 1)])
+
+    locations = Locations(now, lambda _command: None)
+    locations.learn([before])
+
+    def mirrors(info: SegmentInBays, end: int) -> Sequence[ReadPlace]:
+        return [one for one in reads.copies.of(info, end) if "device 1 " in one.device.path]
+
+    reads.reader = SegmentReader({}, locations.locate, mirrors=mirrors, locate_again=locations.locate_again)
+    with pytest.raises(Corrupt, match="which does not exist" if freed else "is in incarnation"):
+        reads.read()
 
 
 def test_a_thread_that_reads_requests_leaves_it_to_another_to_wait_for_mirrors(pool: ServedPool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.errors import Corrupt, FsError
 from awsomefsd.base.types import SEGMENT_SEALED, SegmentInfo
 from awsomefsd.io.segment import locations as module
 from awsomefsd.io.segment.locations import Locations
@@ -26,7 +27,9 @@ class Service:
     def ask(self, body: Any) -> Segments:
         (segment,) = body.segments
         self.asked.append(segment)
-        return Segments([row(segment)] if segment < self.there else [])
+        if segment >= self.there:
+            raise FsError(errno.ENOENT, f"no segment {segment}")  # so answers the service, meta/machine/queries.py
+        return Segments([row(segment)])
 
 
 def test_the_map_is_bounded_and_what_went_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
@@ -49,6 +52,9 @@ def test_the_map_is_bounded_and_what_went_is_asked_for_again(monkeypatch: pytest
     assert not service.asked, "what was learnt last stays"
     with pytest.raises(Corrupt):
         locations.locate(5_000)
+    service.there = 5
+    with pytest.raises(Corrupt):  # its row went with its last live byte: readers ask for the layout again
+        locations.locate_again(5)
 
 
 def test_an_older_row_does_not_replace_a_newer_one() -> None:
