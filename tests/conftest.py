@@ -219,5 +219,7 @@ def making_clusters() -> Iterator[MakeCluster]:
         made.prepare()
         return made
 
-    yield make
-    _destroy_all(clusters)
+    try:
+        yield make
+    finally:  # a context manager is left by what failed in it
+        _destroy_all(clusters)

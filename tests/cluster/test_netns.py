@@ -16,6 +16,7 @@ from buildtools import netns, procs
 from buildtools.cluster import Cluster
 from buildtools.leader import figures
 from buildtools.nodes import Node, await_true
+from tests.conftest import making_clusters
 from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 90
@@ -152,6 +153,15 @@ def test_mounts_are_seen_by_the_caller_and_nothing_is_left(make_cluster) -> None
     assert not directory.exists()
     assert not cluster.network.present()
     assert not procs.owned(str(node.directory))
+
+
+def test_a_cluster_goes_also_when_what_uses_it_fails() -> None:
+    making = contextlib.contextmanager(making_clusters)()
+    cluster = making.__enter__()(1)
+    cluster.nodes[0].start()
+    assert not making.__exit__(LookupError, LookupError("of the test"), None), "it goes on"
+    assert not cluster.directory.exists() and not cluster.network.present()
+    assert not procs.owned(str(cluster.nodes[0].directory))
 
 
 def test_addresses_of_two_networks_do_not_meet(make_cluster) -> None:
