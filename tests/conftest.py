@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.logging import caplog_records_key
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -71,6 +72,9 @@ def pytest_report_header() -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
+    for records in item.stash.get(caplog_records_key, {}).values():
+        for record in records:  # kept until all of the test is torn down, with every mount that the frames of a logged error know
+            record.msg, record.args, record.exc_info = record.getMessage(), (), None
     if report.failed:
         report.sections.append(("seed", f"python3 build.py test --seed {SEED} {item.nodeid!r}"))
         report.sections += [section for node in _all_nodes() for section in _logs(node)]
