@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
+from tests.rigs.living_files import contents
 from tests.rigs.network_namespaces import found_by_join, found_by_token
 
 FORM_S = 120
@@ -32,13 +31,7 @@ def one_cluster(cluster: Cluster) -> None:
 def secret_places(node: Node, token: str) -> list[str]:
     """Files of a node, but for the one it was given, that hold the token."""
     needle = token.encode()
-    found = []
-    for place, _, names in os.walk(node.directory):
-        for path in [Path(place) / name for name in names if name not in ("token", "device.img")]:
-            with contextlib.suppress(FileNotFoundError):  # its daemon runs, and renames and removes files
-                if path.is_file() and needle in path.read_bytes():
-                    found.append(str(path))
-    return found
+    return [str(path) for path, held in contents(node.directory, "token", "device.img") if needle in held]
 
 
 def test_from_bare_nodes_to_a_mounted_volume(make_cluster, figures: list[str]) -> None:
@@ -57,8 +50,7 @@ def test_from_bare_nodes_to_a_mounted_volume(make_cluster, figures: list[str]) -
     (node.mountpoint / "file").write_text("here")
     figures.append(f"from three bare nodes to one cluster {formed:.1f} s, to a mounted volume {took:.1f} s")
     cluster.nodes[2].await_daemon()
-    told = cluster.nodes[2].ask("status", accept=(0, 3))["reasons"]
-    assert "device" not in str(told), "a device of another node is no trouble of this one"
+    assert "device" not in str(cluster.nodes[2].ask("status")["reasons"]), "a device of another node is no trouble of this one"
     assert not [place for each in cluster.nodes for place in secret_places(each, token)]
     for each in cluster.nodes:
         for pid in [pid for role in ("supervisor", "keeper", "daemon", "worker") for pid in each.pids(role)]:

@@ -27,6 +27,7 @@ from buildtools import procs
 from buildtools.cluster import Cluster
 from buildtools.netns import GATEWAY
 from buildtools.nodes import Node, await_true
+from tests.rigs.living_files import contents
 from tests.rigs.network_namespaces import found_by_token
 from tests.rigs.pool_nodes import is_in_cluster
 from tests.rigs.strict_store import StrictStore, strict_store
@@ -183,11 +184,7 @@ def secret_places(stores: Stores, known: dict[int, bytes]) -> Iterator[tuple[str
         bundle.unlink()
     for node in stores.nodes:
         for top in (node.state, node.run, node.log):
-            for place, _, names in os.walk(top):
-                for path in [Path(place) / name for name in names]:
-                    with contextlib.suppress(FileNotFoundError):  # its daemon runs, and renames and removes files
-                        if path.is_file():
-                            yield str(path), path.read_bytes()
+            yield from ((str(path), raw) for path, raw in contents(top))
     yield from ((f"process {pid}", raw) for pid, raw in known.items())
 
 

@@ -154,8 +154,9 @@ def test_nothing_is_left_open_after_an_unmount(host: Host) -> None:
             host.start()
             assert host.about(dir)["worker"] == 2
             host.client.umount(str(dir), force=force)
-            until("nothing held", lambda: not holder.held())  # what was held is closed after that
-            until("nothing open", lambda: open_files(os.getpid()) == open_files(host.keeper.pid) == [])
+            until("nothing held", lambda: not holder.held())
+            assert open_files(os.getpid()) == [], "what is not held any more is closed"
+            until("nothing open in the keeper", lambda: not open_files(host.keeper.pid))
             assert not host.mounted(dir) and not host.workers()
 
 
