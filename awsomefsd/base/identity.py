@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from awsomefsd.base import durable
 from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
 
 FORMAT_VERSION = 1
+LOOK_AGAIN_S = 0.01
 SUPERVISOR_LOCK = "supervisor.lock"  # in the run directory and the state directory, held by `awsomefsd supervise`
 POOL_DEVICES = "pool-devices"  # in the state directory, while devices of pools are this node's: its segment server is to run
 CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
@@ -160,15 +162,18 @@ def lock_or_holder(path: Path) -> int | str:
 class StateLock:
     """The exclusive lock on a state directory; a context manager.
 
-    The constructor takes the lock.  It never waits: it raises Refused if another process holds the lock, or if the file cannot be opened.
+    The constructor takes the lock.  It waits for `patience_s` at most, by default not at all: it raises Refused if another process still
+    holds the lock, or if the file cannot be opened.
     """
 
     name = "lock"
 
-    def __init__(self, state_dir: Path, what: str = "this command") -> None:
+    def __init__(self, state_dir: Path, what: str = "this command", patience_s: float = 0.0) -> None:
         path = state_dir / self.name
+        end = time.monotonic() + patience_s
         try:
-            lock = lock_or_holder(path)
+            while isinstance(lock := lock_or_holder(path), str) and time.monotonic() < end:
+                time.sleep(LOOK_AGAIN_S)  # flock(2) waits without a limit
         except OSError as err:
             raise Refused(f"cannot open {path}: {err.strerror}; run as root, or check --state-dir") from err
         if isinstance(lock, str):

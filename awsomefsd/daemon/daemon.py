@@ -120,7 +120,7 @@ class Daemon:
                 mark_pools=self.served.mark,
             )  # fmt: skip
             self.devices = NodeDevices(
-                self.node.cluster, self.node.node, self.table, self.catalog, self.watch.refused, self.served.unserved
+                self.node.cluster, self.node.node, self.table, self.catalog, self.watch.refused, self.served.unserved, self.watch.refresh
             )  # fmt: skip
             self.keeper = KeeperClient(settings.run_dir)
             self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None

@@ -1,8 +1,9 @@
 """The devices of the cluster that this node sees: it reports them to the leader every few seconds, and searches for those that are missing.
 
 The node that adds a device knows its path.  All others find it by its superblock (device_scan.py): when the daemon starts, when a device
-appears in the state, when the path they know leads to something else, on command, and every DEVICE_SCAN_MS while a shared one is missing.
-A path that works is never replaced by another one, so a process that has the device open keeps what it has.
+appears in the state, when the path they know leads to something else, on command, before a mount is refused for one, and every
+DEVICE_SCAN_MS while a shared one is missing.  A path that works is never replaced by another one, so a process that has the device open
+keeps what it has.
 """
 
 from __future__ import annotations

@@ -31,19 +31,19 @@ class NodeDevices:
     """The devices as this node uses them.
 
     `refused` returns why this node's last look at a device (UUID) refused it, or "", and `unserved` why its segment server does not serve
-    it; they do not block.
+    it; they do not block.  `search` looks for the cluster's devices among those of this machine, and blocks.
     Thread-safe: the uuid in the log excludes a second add.  Methods block for devices and metadata.
     """
 
     def __init__(
         self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog, refused: Callable[[str], str] = lambda uuid: "",
-        unserved: Callable[[str], str] = lambda uuid: "",
+        unserved: Callable[[str], str] = lambda uuid: "", search: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._cluster_uuid = cluster_uuid
         self._node_uuid = node_uuid
         self._table = table
         self._catalog = catalog
-        self._refused, self._unserved = refused, unserved
+        self._refused, self._unserved, self._search = refused, unserved, search
 
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
         """Formats a device and adds it to the cluster; returns its row and its state (as `state` does).
@@ -157,11 +157,17 @@ class NodeDevices:
     def require(self, home: str) -> None:
         """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use a shared device.
 
-        One that is absent is no reason, unless the cluster was rebuilt from it elsewhere.
+        One that is absent is no reason, unless the cluster was rebuilt from it elsewhere.  One that another node has added a moment ago is
+        searched for.  Raises Unavailable while no node leads.
         """
-        for info, state in self.all() if home == "" else ():
-            if info.shared and state != "ok" and not state.startswith(ABSENT):
+        if home == "" and self._unusable():
+            self._search()
+            for info, state in self._unusable():
                 raise Refused(f"the volume is on shared devices, and this node cannot use device {info.device}: {state}")
+
+    def _unusable(self) -> list[tuple[DeviceInfo, str]]:
+        """Returns the shared devices that volumes on them need here and now, and that this node cannot use, each with the reason."""
+        return [(info, state) for info, state in self.all() if info.shared and state != "ok" and not state.startswith(ABSENT)]
 
 
 def check(path: str, cluster_uuid: str, uuid: str, era: int | None) -> Superblock:

@@ -47,6 +47,20 @@ def test_lock_is_exclusive_and_names_its_holder(tmp_path: Path) -> None:
     identity.StateLock(tmp_path).release()
 
 
+def test_who_is_patient_gets_the_lock_when_its_holder_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [identity.StateLock(tmp_path)]
+    looks: list[float] = []
+
+    def let_go_at_the_third(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            held[0].release()
+
+    monkeypatch.setattr(identity.time, "sleep", let_go_at_the_third)
+    identity.StateLock(tmp_path, "a daemon", patience_s=600).release()
+    assert len(looks) == 3
+
+
 def test_a_lock_of_a_process_that_was_killed_refuses_nobody(tmp_path: Path) -> None:
     """Its file is still there, and names it."""
     (tmp_path / "lock").write_text("1234567\n")

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +53,28 @@ async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
         whole.close()
     assert not settings.admin_socket.exists()
     identity.StateLock(settings.state_dir).release()
+
+
+def test_it_starts_though_what_made_the_node_still_holds_the_directory(tmp_path: Path) -> None:
+    """`init` and `join` write the identity while they hold the lock: a daemon that waits for it is often quicker than their end."""
+    settings = load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    begun: list[threading.Thread] = []
+    serving: list[MetadataCore] = []
+
+    def begin_before_the_end(state_dir: Path, node: identity.Node) -> None:
+        write(state_dir, node)
+        begun.append(threading.Thread(target=lambda: serving.append(MetadataCore(settings))))
+        begun[0].start()
+        begun[0].join(0.5)  # it has met the lock
+        assert not serving
+
+    write = identity.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "write", begin_before_the_end)
+        made = identity.init(settings.state_dir)
+    begun[0].join()
+    assert serving and serving[0].node == made
+    serving[0].close()
 
 
 @pytest.mark.trio

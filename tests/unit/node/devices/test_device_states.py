@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
+from awsomefsd.base.errors import Refused
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.node.devices.devices import UNSERVED, NodeDevices
@@ -34,3 +35,29 @@ def test_a_device_of_a_pool_that_the_segment_server_does_not_serve_is_not_in_ord
     assert devices.state(replace(info, path=str(tmp_path / "gone"))).startswith(rules.MISSING)
     said[0] = ""
     assert devices.state(info) == "ok"
+
+
+def test_a_shared_device_that_another_node_has_just_added_is_searched_for(tmp_path: Path) -> None:
+    """A mount comes on another node a second after `device add`: the next regular look at the devices may be seconds away."""
+    uuid = image(tmp_path / "disk")
+    table, there = DeviceTable(tmp_path), [DeviceInfo(1, uuid, 1 << 30, 1 << 22, 256, 256, 1 << 20, "", shared=True)]
+    searches: list[str] = []
+
+    def listed() -> list[DeviceInfo]:
+        return [replace(one, path=table.paths().get(one.uuid, "")) for one in there]
+
+    def search(found: str) -> None:
+        searches.append(found)
+        if found:
+            table.add(uuid, found)
+
+    places = ["", str(tmp_path / "disk")]
+    catalog = SimpleNamespace(devices=listed)
+    devices = NodeDevices(CLUSTER, "node", table, catalog, search=lambda: search(places.pop(0)))  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="cannot use device 1: not found on this node; attach it here"):
+        devices.require("")
+    devices.require("")
+    assert len(searches) == 2
+    devices.require("")
+    devices.require("another node")
+    assert len(searches) == 2, "what is there is not searched for"
