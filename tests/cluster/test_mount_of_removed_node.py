@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ WAITING = "import fcntl, sys\nfile = open(sys.argv[1], 'r+b')\nprint('open', flu
 
 
 @pytest.fixture
-def nodes(make_cluster: Callable[..., Cluster]) -> Iterator[list[Node]]:
+def nodes(make_cluster: Callable[..., Cluster]) -> list[Node]:
     cluster = make_cluster(2)
     found_by_join(cluster)
     stays, goes = cluster.nodes
@@ -33,8 +33,7 @@ def nodes(make_cluster: Callable[..., Cluster]) -> Iterator[list[Node]]:
     for node in cluster.nodes:
         await_true("the device", lambda node=node: [row["path"] for row in node.ask("device", "ls")] == [disk], WAIT_S, 0.2)
         node.cli("mount", VOLUME, str(node.mountpoint), "-O", "shared")
-    yield cluster.nodes
-    cluster.stop()
+    return cluster.nodes
 
 
 def put_aside(node: Node) -> list[bytes]:
