@@ -20,6 +20,7 @@ from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound
 
 FORMAT_VERSION = 1
 LOOK_AGAIN_S = 0.01
+OTHERS_END_S = 10.0  # a process that made this machine a node, or took it out, holds the state directory a moment longer
 SUPERVISOR_LOCK = "supervisor.lock"  # in the run directory and the state directory, held by `awsomefsd supervise`
 POOL_DEVICES = "pool-devices"  # in the state directory, while devices of pools are this node's: its segment server is to run
 CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
@@ -57,7 +58,7 @@ def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prep
     """
     path = identity_path(state_dir)
     make_directory(state_dir, 0o700)
-    with StateLock(state_dir):
+    with lock_to_enter(state_dir, "this command"):
         if path.exists():
             existing = load(state_dir)
             raise AlreadyExists(
@@ -190,6 +191,14 @@ class StateLock:
 
     def __exit__(self, *_exc: object) -> None:
         self.release()
+
+
+def lock_to_enter(state_dir: Path, what: str) -> StateLock:
+    """Takes the lock for making this machine a node.  Raises Refused.
+
+    Where it is none, whoever has the lock is about to end: a node that leaves deletes node.json first and the rest after it (`purge`).
+    """
+    return StateLock(state_dir, what, 0.0 if identity_path(state_dir).exists() else OTHERS_END_S)
 
 
 class WaitingLock(StateLock):

@@ -49,6 +49,7 @@ DEVICE_REPORT_MS = 3_000  # between two reports of a node of the devices it sees
 DEVICE_ALONE_MS = 60_000  # for so long only one node may see a shared device without a finding
 ABSENT_AFTER_MS = 10_000  # a device that no node can have had open for so long is absent
 VOUCH_MS = 2_000  # between two searches for quarantined segments that this node can prove free
+DEVICE_WAIT_MS_MAX = 3 * DEVICE_REPORT_MS  # a read waits so long, once, for a device that this node has not found yet
 DEVICE_SCAN_MS = 30_000  # between two searches for a shared device that is not found
 DEVICE_ERA_LOOK_MS = 1_000  # between two looks whether a device that is open was recovered elsewhere
 DEVICE_PROBE_MS_MAX = 5_000  # for reading the superblock of one block device

@@ -27,20 +27,18 @@ from awsomefsd.meta.replica.checkpoint_progress import UNKNOWN, CheckpointProgre
 from awsomefsd.meta.replica.replica import ReplicaOptions
 from awsomefsd.meta.server.service import MetadataService, Rules
 
-MAKER_ENDS_S = 10.0  # `init` and `join` hold the state directory until they end, which is after the identity is there
-
 
 class MetadataCore:
     """The core of a daemon; it serves when constructed.  `close` ends it and blocks until it has ended; a second call does nothing.
 
-    The constructor blocks while the journal is replayed, and for MAKER_ENDS_S at most while another process holds the state directory; it
+    The constructor blocks while the journal is replayed, and for OTHERS_END_S at most while another process holds the state directory; it
     raises Refused then.  Raises NotFound without an identity, and what the identity and the metadata service raise.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         with ExitStack() as undo:
-            lock = identity.StateLock(settings.state_dir, "a second daemon", MAKER_ENDS_S)
+            lock = identity.StateLock(settings.state_dir, "a second daemon", identity.OTHERS_END_S)
             undo.callback(lock.release)
             self.node = identity.load(settings.state_dir)  # under the lock: a node that leaves deletes it under the lock
             make_run_dir(settings)

@@ -308,21 +308,23 @@ class Mounts:
 
         `watched`: False if that is known; it is not asked then.
         """
+        with self._lock:
+            desired = list(self._desired.values())
+        # Before the keeper is asked: a mount that completes is in its list.
+        busy = {wanted.mount for wanted in desired if self._is_busy(wanted)}
         listed = None
         if watched:
             with suppress(Unavailable):
                 listed = {_id_of(row): row for row in self._keeper.list()}
-        with self._lock:
-            desired = dict(self._desired)
-        return [self._view(wanted, listed) for wanted in desired.values()]
+        return [self._view(wanted, listed, busy=wanted.mount in busy) for wanted in desired]
 
-    def _view(self, wanted: DesiredMount, listed: dict[int, dict[str, Any]] | None) -> MountView:
+    def _view(self, wanted: DesiredMount, listed: dict[int, dict[str, Any]] | None, *, busy: bool) -> MountView:
         row = (listed or {}).get(wanted.served_as)
         if row is not None:
             state = str(row["state"])
             if state == DETACHED and not _was_unmounted(wanted.directory):
                 state = SERVING  # it was unmounted from another directory
-        elif self._is_busy(wanted):
+        elif busy:
             state = MOUNTING
         else:
             state = UNWATCHED if listed is None else DEAD

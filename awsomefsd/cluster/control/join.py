@@ -44,7 +44,7 @@ def join(settings: Settings, text: str, *, deadline_s: float = JOIN_MS / 1_000) 
     """
     wanted = token.parse(text)
     identity.make_directory(settings.state_dir, 0o700)
-    with identity.StateLock(settings.state_dir, "join"):
+    with identity.lock_to_enter(settings.state_dir, "join"):
         existing = _existing(settings.state_dir, wanted)
         files = PkiFiles(settings.state_dir)
         uuid, key = (existing.node, files.own_key()) if existing else files.pending()

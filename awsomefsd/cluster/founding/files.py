@@ -105,7 +105,7 @@ class FoundingFiles:
 
     def join(self, settings: Settings, joined: Joined) -> None:
         """Makes this machine a node of the cluster that let it in.  Does nothing if it is a node already.  Raises Refused (issued.py)."""
-        with identity.StateLock(self._state_dir, "joining"):
+        with identity.lock_to_enter(self._state_dir, "joining"):
             if identity.identity_path(self._state_dir).exists():
                 return
             made = accept(settings, self._pki, self._token.cluster_uuid, self.node, "node", joined)

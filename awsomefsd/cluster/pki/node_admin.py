@@ -71,6 +71,7 @@ NO_POOLS: NodePools = _NoPools()
 HEARD_MS_MAX = 10_000  # a node not heard for so long does not count in a majority
 VOTES_WAIT_S = 15.0  # for the vote of a node that was removed before to be taken away; it takes a second or two
 SESSIONS_WAIT_S = SESSION_TTL_MS / 1_000 + 2.0
+FIRST_HEARD_S = 6.0  # nodes report every two seconds
 _PAUSE_S = 0.25
 _PAGE = 4_096
 
@@ -301,7 +302,18 @@ class NodeAdmin:
                 self._check_majority(row)
 
     def _check_majority(self, row: NodeInfo) -> None:
-        rows = self.nodes()
+        """Raises WouldLoseData.  A leader that was just elected has heard nobody yet: those who are silent then are given a while."""
+        until = self._monotonic() + FIRST_HEARD_S
+        while True:
+            rows = self.nodes()
+            try:
+                return self._check_majority_of(rows, row)
+            except WouldLoseData:
+                if all(one.leader or one.heard_ms_ago >= 0 for one in rows if one.member == "voter") or self._monotonic() >= until:
+                    raise
+            self._sleep(_PAUSE_S)
+
+    def _check_majority_of(self, rows: list[NodeInfo], row: NodeInfo) -> None:
         voters = [one for one in rows if one.member == "voter"]
         others = [one for one in voters if one.node != row.node]
         end = f"on {row.name}: awsomefsd leave --purge --yes-destroy {self._cluster}"

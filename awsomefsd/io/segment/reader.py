@@ -77,7 +77,8 @@ class SegmentReader:
     """The reader over the devices of this node, and over mirrors anywhere.
 
     `locate(segment)` returns the segment's row, on the thread that reads; it may raise an Error.  `locate_again` returns it as it is now,
-    where what was known has led nowhere.  `mirrors(info, end)` returns where the mirrors of a segment in bays are.
+    where what was known has led nowhere.  `mirrors(info, end)` returns where the mirrors of a segment in bays are.  A device that is not
+    in `devices` is waited for, but `device_wait_ms` at most from the first read that missed it on: another node may just have added it.
     """
 
     def __init__(
@@ -88,11 +89,14 @@ class SegmentReader:
         buffers: BufferPool | None = None,
         mirrors: Places = in_no_pool,
         locate_again: Callable[[int], SegmentInfo] | None = None,
+        device_wait_ms: int = 0,
     ) -> None:
         self._devices = devices
         self._mirrors = mirrors
         self._locate_again = locate_again or locate
         self._locate = locate
+        self._device_wait_ns = device_wait_ms * NS_PER_MS
+        self._device_deadlines_ns: dict[int, int] = {}  # by device that was missed
         self.checksums = checksums or ChecksumCache()
         self._buffers = buffers or BufferPool(BOUNCE_BUFFERS)
         assert self._buffers.buffer_bytes >= BOUNCE_BYTES
@@ -106,7 +110,7 @@ class SegmentReader:
 
         `volume` and `ino` only name the file in messages: frames may be shared.  Raises Corrupt (wrong bytes after a second read, or a
         segment that has been used again), FormatTooNew for a codec this build does not know, Unavailable without the device, OSError;
-        where no mirror of a segment can be reached, these after MIRRORS_WAIT_MS_MAX.
+        where no mirror of a segment can be reached, these after MIRRORS_WAIT_MS_MAX.  Raises MustWait on a thread that may not wait.
         """
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
         if not length:
@@ -122,13 +126,19 @@ class SegmentReader:
                 places = self._places(info, extent)
                 return self._look_at(places, info, extent, start=extent.skip + skip, into=into[:length], file=(volume, ino))
             except (OSError, Unavailable) as err:
-                if not bays_of(info) or time.monotonic_ns() >= deadline_ns:
+                if not bays_of(info):
+                    deadline_ns = self._device_deadline_ns(info.device) if isinstance(err, Unavailable) else 0
+                if time.monotonic_ns() >= deadline_ns:
                     raise
                 if not may_wait():
                     raise MustWait from None
                 moved = isinstance(err, Unavailable) or err.errno in (errno.ESTALE, errno.ENODEV)  # else it is there, and away
             time.sleep(MIRRORS_LOOK_MS / 1_000)
             info = (self._locate_again if moved else self._locate)(extent.segment)
+
+    def _device_deadline_ns(self, device: int) -> int:
+        """Returns until when a device is waited for that is not here.  One that stays away costs this once and is an error then."""
+        return self._device_deadlines_ns.setdefault(device, time.monotonic_ns() + self._device_wait_ns)
 
     def _places(self, info: SegmentInfo, extent: Extent) -> Sequence[ReadPlace]:
         """Returns where to look, one place after the other.  Raises Unavailable."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Struct
 
 from awsomefsd.base.errors import FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.base.limits import DEVICE_REPORT_MS
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.block_devices import names_of, serial_of
 from awsomefsd.io.device.device import Device
@@ -36,6 +38,7 @@ from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.pool_operations import PoolOperations
 
 _PAGE = 4_096
+_PAUSE_S = 0.25
 
 
 class DrainProgress(Struct, frozen=True):
@@ -107,9 +110,13 @@ class DeviceOperations:
         return self.find(info.uuid)
 
     def _check_others(self, info: DeviceInfo, size: int) -> None:
+        """Raises Refused.  Nodes that were rescanned just before report it in DEVICE_REPORT_MS: they are waited for."""
         self._watch.poll()
-        behind = [one.name for one in self.seen_of(info.uuid) if one.bytes and one.bytes < size]
-        if behind:
+        until = time.monotonic() + 3 * DEVICE_REPORT_MS / 1_000
+        while behind := [one.name for one in self.seen_of(info.uuid) if one.bytes and one.bytes < size]:
+            if time.monotonic() < until:
+                time.sleep(_PAUSE_S)
+                continue
             raise Refused(
                 f"{', '.join(behind)} see the device at its old size; rescan it there first (`awsomefsd device show {info.device}`)"
             )

@@ -61,6 +61,17 @@ def test_who_is_patient_gets_the_lock_when_its_holder_lets_go(tmp_path: Path, mo
     assert len(looks) == 3
 
 
+def test_who_makes_a_node_waits_for_the_end_of_one_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leave --purge` ends when node.json is gone; the daemon that leaves deletes the rest meanwhile."""
+    held = identity.StateLock(tmp_path)
+    monkeypatch.setattr(identity.time, "sleep", lambda seconds: held.release())
+    made = identity.init(tmp_path)
+    with identity.StateLock(tmp_path), pytest.raises(Refused, match="in use by process"):
+        identity.init(tmp_path)  # a node's daemon does not end soon
+    with pytest.raises(AlreadyExists, match=made.node):
+        identity.init(tmp_path)
+
+
 def test_a_lock_of_a_process_that_was_killed_refuses_nobody(tmp_path: Path) -> None:
     """Its file is still there, and names it."""
     (tmp_path / "lock").write_text("1234567\n")

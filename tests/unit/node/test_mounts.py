@@ -209,6 +209,21 @@ def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
     assert rig.file() == {} and rig.mounts.views() == []
 
 
+def test_a_mount_that_completes_while_it_is_shown_is_not_called_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rig.keeper.list
+
+    def listed_before_it_completes() -> list[dict[str, Any]]:
+        rows = whole()
+        if not rows:
+            monkeypatch.setattr(rig.keeper, "list", whole)
+            rig.mounts.mount("alpha", rig.directories[0], [])
+        return rows
+
+    monkeypatch.setattr(rig.keeper, "list", listed_before_it_completes)
+    assert [view.state for view in rig.mounts.views()] == []
+    assert [view.state for view in rig.mounts.views()] == ["serving"]
+
+
 def test_unknown_outcome_is_settled_by_looking(rig: Rig) -> None:
     """The keeper's answer was lost: the desired mount stays until reconcile sees whether it came true."""
     rig.keeper.fails = Unavailable("no answer")

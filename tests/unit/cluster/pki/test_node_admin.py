@@ -201,6 +201,25 @@ def test_a_removal_waits_for_the_vote_of_the_one_before() -> None:
         rig.admin.remove("n1", force=False)
 
 
+def test_a_leader_that_was_just_elected_gives_the_others_time_to_be_heard() -> None:
+    rig, waits = Rig(), []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            rig.known["node-2"]["heard_ms_ago"] = 10
+
+    rig.admin = NodeAdmin(CLUSTER, rig.call, lambda: NOW_MS, lambda: float(len(waits)), sleep)
+    for name in ("node-2", "node-3"):
+        rig.known[name]["heard_ms_ago"] = -1
+    assert rig.admin.remove("n3", force=False).state == "removed" and len(waits) >= 3
+    rig.known["node-2"]["heard_ms_ago"] = -1
+    before = len(waits)
+    with pytest.raises(WouldLoseData, match="no majority"):
+        rig.admin.remove("n1", force=False)
+    assert before + 6 <= len(waits) <= before + 8, "who is dead is not waited for longer"
+
+
 def test_a_removal_waits_for_a_lease_that_lasts_longer_than_an_answer_is_waited_for() -> None:
     """The leader lets nobody end the session before; the lease of a mount that was just renewed lasts as long as the question."""
     rig = Rig()

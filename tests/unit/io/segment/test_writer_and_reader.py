@@ -6,15 +6,19 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import Corrupt, Fenced, FormatTooNew, FsError, Unavailable
-from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, KIB, MIB
+from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, KIB, MIB, NS_PER_MS
 from awsomefsd.base.types import SEGMENT_LEASED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.wait import MustWait, begin_reading_requests
 from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.device.memory_device import MemoryDevice
+from awsomefsd.io.segment import reader as reader_module
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.footer import unpack_footer
 from awsomefsd.io.segment.reader import SegmentReader
@@ -304,6 +308,51 @@ def test_reading_beyond_the_device_or_without_it() -> None:
     outside = Extent(0, MIB, 0, 5, 1, MIB - BLOCK_BYTES, BLOCK_BYTES, 0)
     with pytest.raises(Corrupt, match="not inside"):
         read_back(pool.reader(), [outside])
+
+
+def test_a_device_that_another_node_has_just_added_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This node finds it some seconds later: a program that reads a file there meanwhile got EIO."""
+    pool, now, found_at, waits = Pool(segments=1), [0], [2_000], []
+    [extent] = write_one(pool, pool.writer(), b"a" * KIB)
+
+    class Late(dict[int, BlockDevice]):
+        def get(self, number: int, default: Any = None) -> Any:
+            return pool.device if now[0] >= found_at[0] * NS_PER_MS else default
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += round(seconds * 1_000) * NS_PER_MS
+
+    monkeypatch.setattr(reader_module.time, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(reader_module.time, "sleep", sleep)
+    reader = SegmentReader(Late(), pool.infos.__getitem__, device_wait_ms=9_000)
+    assert read_back(reader, [extent]) == b"a" * KIB and sum(waits) == pytest.approx(2.0)
+    found_at[0] = 1_000_000
+    waits.clear()
+    with pytest.raises(Unavailable, match="does not have"):
+        read_back(reader, [extent])
+    assert sum(waits) == pytest.approx(7.0), "the time counts from the first read that missed it"
+    waits.clear()
+    with pytest.raises(Unavailable):
+        read_back(reader, [extent])
+    assert waits == [], "one that stays away is an error at once"
+
+
+def test_a_thread_that_reads_requests_leaves_the_wait_for_a_device_to_another() -> None:
+    pool = Pool(segments=1)
+    [extent] = write_one(pool, pool.writer(), b"a" * KIB)
+    reader, met = SegmentReader({}, pool.infos.__getitem__, device_wait_ms=3_600_000), []
+
+    def read() -> None:
+        begin_reading_requests()
+        with pytest.raises(MustWait):
+            read_back(reader, [extent])
+        met.append(True)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert met
 
 
 def test_an_unknown_codec_is_refused_not_returned() -> None:
