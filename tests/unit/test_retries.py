@@ -37,6 +37,7 @@ RETRIES: dict[str, tuple[str, str]] = {
     "cluster.control.service:_keep": (STOP, LOG),
     "cluster.control.service:_serve": (STOP, LOG),
     "cluster.membership.membership:again": (STOP, LOG),
+    "cluster.pki.node_admin:_check_majority": (DEADLINE, ANSWER),
     "cluster.pki.node_admin:_end_sessions": (DEADLINE, STATUS),  # the sessions are listed; they end by their leases
     "cluster.pki.node_admin:_take_out": (DEADLINE, ANSWER),
     "csi.block_volumes:_lock_file": (DEADLINE, ANSWER),
