@@ -310,13 +310,18 @@ class Mounts:
         """
         with self._lock:
             desired = list(self._desired.values())
-        # Before the keeper is asked: a mount that completes is in its list.
-        busy = {wanted.mount for wanted in desired if self._is_busy(wanted)}
+        busy = self._busy_of(desired)  # one that completes then is in the keeper's list
         listed = None
         if watched:
             with suppress(Unavailable):
                 listed = {_id_of(row): row for row in self._keeper.list()}
-        return [self._view(wanted, listed, busy=wanted.mount in busy) for wanted in desired]
+        busy |= self._busy_of(desired)  # one that is being unmounted may have left the list
+        with self._lock:
+            kept = [wanted for wanted in desired if wanted.mount in self._desired]
+        return [self._view(wanted, listed, busy=wanted.mount in busy) for wanted in kept]
+
+    def _busy_of(self, desired: list[DesiredMount]) -> set[int]:
+        return {wanted.mount for wanted in desired if self._is_busy(wanted)}
 
     def _view(self, wanted: DesiredMount, listed: dict[int, dict[str, Any]] | None, *, busy: bool) -> MountView:
         row = (listed or {}).get(wanted.served_as)

@@ -224,6 +224,19 @@ def test_a_mount_that_completes_while_it_is_shown_is_not_called_dead(rig: Rig, m
     assert [view.state for view in rig.mounts.views()] == ["serving"]
 
 
+def test_a_mount_that_ends_while_it_is_shown_is_not_called_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rig.keeper.list
+    rig.mounts.mount("alpha", rig.directories[0], [])
+
+    def listed_after_its_end() -> list[dict[str, Any]]:
+        monkeypatch.setattr(rig.keeper, "list", whole)
+        rig.mounts.umount(rig.directories[0], force=False)
+        return whole()
+
+    monkeypatch.setattr(rig.keeper, "list", listed_after_its_end)
+    assert rig.mounts.views() == []
+
+
 def test_unknown_outcome_is_settled_by_looking(rig: Rig) -> None:
     """The keeper's answer was lost: the desired mount stays until reconcile sees whether it came true."""
     rig.keeper.fails = Unavailable("no answer")
