@@ -343,7 +343,7 @@ def check_open(mode: int, flags: int) -> None:
         raise FsError(errno.ENOTDIR)
     if stat.S_ISDIR(mode) and (flags & (os.O_CREAT | os.O_TRUNC) or flags & os.O_ACCMODE != os.O_RDONLY):
         raise FsError(errno.EISDIR)
-    if stat.S_ISSOCK(mode):
+    if stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):  # of character devices there are whiteouts only, which are no device's
         raise FsError(errno.ENXIO)
 
 
