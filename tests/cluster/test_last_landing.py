@@ -19,7 +19,7 @@ from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT
 from tests.rigs.other_build import copy_package, make_build_of
 
-LAST_LANDING = "b1bfa1a"  # the commit that was landed before the present work
+LAST_LANDING = "2dc904ed"  # the commit that was landed before the present work
 LAST_LEVEL = 4  # that it knows
 VERSION = "0.0.9"  # that it is made to say
 
