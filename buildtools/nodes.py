@@ -341,10 +341,13 @@ class Node:
         everything = procs.owned(str(self.directory))
         supervisors = {pid: role for pid, role in everything.items() if role == "supervisor"}
         procs.kill(str(self.directory), supervisors or everything, signal.SIGTERM)
-        if self.copies:  # they would serve on until the last container ends
+        serve_on = self.copies  # until the last container ends
+        if self.further_mounts() and not self.mounted():
+            serve_on = self.pids("worker")  # as long as their mounts stand
+        if serve_on:
             ended = ("supervisor", "daemon", "keeper")
             await_true("the end of supervisor, daemon and keeper", lambda: not any(self.pids(role) for role in ended), STOP_S)
-            procs.kill(str(self.directory), dict.fromkeys(self.copies, "worker"))
+            procs.kill(str(self.directory), dict.fromkeys(serve_on, "worker"))
             self.copies = []
         if procs.wait_gone(str(self.directory), STOP_S):
             self.kill_everything()

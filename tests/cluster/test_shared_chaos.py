@@ -1,6 +1,6 @@
 """One volume mounted on three nodes, programs on all of them in the same files, and every kind of fault: nothing stale, lost or torn.
 
-Each kind of fault comes once, in an order of its seed, and then by chance until three minutes are over, or AWSOMEFSD_TEST_SOAK_S seconds.
+Each kind of fault comes once, in an order of its seed, and then by chance until two minutes are over, or AWSOMEFSD_TEST_SOAK_S seconds.
 AWSOMEFSD_TEST_SHARED_OPTIONS names the mount options, `shared` if it is not set; AWSOMEFSD_TEST_FAULTS the kinds of fault that come by
 chance ("cut,stop worker").  How many operations a second were checked is a figure: it depends on the machine.  (The rate wanted is 100.)
 """
@@ -28,7 +28,7 @@ from tests.rigs.network_namespaces import found_on_one_disk
 OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
 FAULTS = list(ALLOWED)
 CHANCES = [one for one in os.environ.get("AWSOMEFSD_TEST_FAULTS", "").split(",") if one] or FAULTS
-SECONDS = float(os.environ.get("AWSOMEFSD_TEST_SOAK_S", "180"))
+SECONDS = float(os.environ.get("AWSOMEFSD_TEST_SOAK_S", "120"))
 RATE_WANTED = 100
 
 

@@ -56,7 +56,7 @@ def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path, monkeypatch):
         kinds = tuple(kind for kind in strategies.ARGUMENTS if kind in vfs_side.kinds())
         bench = machine.Bench([both.sides[0], side, both.sides[1]], kinds, users=("root",), plain=True)
         machine.replay(bench, 0o777, A_WHITEOUT_IS_OPENED)
-        run(bench, both, seed, figures, 125, 50)
-        assert bench.steps >= 100 * 50
+        run(bench, both, seed, figures, 80, 50)
+        assert bench.steps >= 60 * 50
         made.unmount()
         made.check()

@@ -25,8 +25,8 @@ from tests.crash.model.run import CrashRig, DelegatedCrashRig, LeasedCrashRig, M
 from tests.crash.model.takeover import Died, Takeovers
 from tests.crash.model.workloads import BESIDE_A_TRUNCATION, OPERATIONS, Workload, on_data, sample, singles
 
-SAMPLE = int(os.environ.get("AWSOMEFSD_CRASH_WORKLOADS", "300"))
-SHARED, DELEGATED, TAKEOVERS = SAMPLE // 25, SAMPLE // 18, SAMPLE // 2
+SAMPLE = int(os.environ.get("AWSOMEFSD_CRASH_WORKLOADS", "200"))
+SHARED, DELEGATED, TAKEOVERS = SAMPLE // 16, SAMPLE // 12, SAMPLE // 2
 TIMEOUT_S = max(900, 3 * SAMPLE)  # of each test
 
 
