@@ -33,7 +33,7 @@ class EventNames:
         if command == "AddNode":
             self._nodes[fields["node"]] = fields["name"]
             self._mounts[node_mount(fields["node"])] = fields["node"]
-        elif command in ("OpenSession", "OpenShared"):
+        elif command in ("OpenSession", "OpenShared", "OpenSnapshot"):
             self._mounts[fields["mount"]] = fields["node"]
 
     def node(self, uuid: str) -> str:

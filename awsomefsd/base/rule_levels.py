@@ -7,4 +7,5 @@ ERAS = 3  # devices have eras, so that nodes of before a recovery are refused th
 MENDED_RULES = 3  # rules of older commands that were wrong; below this level every build keeps to the old ones
 DELEGATION = 4  # mounts decide names; a lease of segments names the devices that are not seen; the last node ends its cluster
 STORES = 5  # buckets and directories for objects are rows of the cluster.  Unfinished, like pools
+SNAPSHOTS = 5  # states of a volume are kept and read.  Unfinished, like pools
 POOLS = 5  # segments lie in bays of pool devices, in as many as their volume wants.  Unfinished (levels.py)

@@ -237,6 +237,27 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not decided yet (meta/machine/locality.py)
 
 
+SNAPSHOT_WORDS = ("crash", "synced", "flushed")
+SNAPSHOT_CRASH, SNAPSHOT_SYNCED, SNAPSHOT_FLUSHED = range(3)
+
+
+class SnapshotInfo(Struct, array_like=True, gc=False):
+    """A snapshot of a volume.  `word`: an index of SNAPSHOT_WORDS, what is in it of what mounts had held back.
+
+    `used_bytes`, `used_inodes`: of the volume then.  `freed_bytes`: what its deletion alone would free.
+    """
+
+    volume: int
+    snapshot: int
+    uuid: str
+    name: str
+    time_ns: int
+    word: int
+    used_bytes: int
+    used_inodes: int
+    freed_bytes: int
+
+
 def is_pool(home: str) -> bool:
     """Returns whether `home` of a volume is a pool: its data is in bays."""
     return home.startswith("pool ")

@@ -58,7 +58,8 @@ def lines(header: BackupHeader, store: Store) -> Iterator[str]:
         values = msgspec.to_builtins(row)
         fields = dict(zip(row.__struct_fields__, values, strict=True)) if isinstance(values, list) else values
         rows += 1
-        yield _counted({"key": key.hex(), "volume": volume, "kind": CODEC_OF[kind].what, "row": fields}, digest.update)
+        what = CODEC_OF[kind].what if kind - keys.HISTORY not in keys.VERSIONED else f"kept {CODEC_OF[kind].what}"
+        yield _counted({"key": key.hex(), "volume": volume, "kind": what, "row": fields}, digest.update)
     yield json.dumps({"rows": rows, "left_out": left_out, "sha256": digest.hexdigest()}) + "\n"
 
 

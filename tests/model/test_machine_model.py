@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec.structs import replace
 
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import INLINE_BYTES_MAX
 from awsomefsd.base.types import Extent, SegmentInfo
 from awsomefsd.meta.api import commands as c
@@ -43,9 +44,9 @@ class Node:
 class Model:
     """What the machine should show, and the commands that change both."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, level: int = LEVEL) -> None:
         self.random = random.Random(seed)
-        self.drive = Drive(segments=256)
+        self.drive = Drive(segments=256, level=level)
         self.drive.make_volume()
         self.drive.open()
         self.nodes: dict[int, Node] = {1: Node(stat.S_IFDIR, 1, 2)}

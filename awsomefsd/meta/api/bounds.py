@@ -27,6 +27,7 @@ from awsomefsd.base.limits import (
     LISTED_PER_QUESTION_MAX,
     NODE_REPORT_TEXT_BYTES_MAX,
     REPORT_NAME_BYTES_MAX,
+    VOLUMES_PER_SNAPSHOT_MAX,
 )
 from awsomefsd.meta.api import commands, messages
 from awsomefsd.meta.api.messages.devices import ReportDevices
@@ -35,7 +36,9 @@ from awsomefsd.meta.api.messages.pools import PoolCensus
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
-_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask", "until"})
+_NARROW = frozenset(
+    {"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask", "until", "at", "snapshot"}
+)
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
 _TIMES = frozenset({"atime_ns", "mtime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
 _CTIMES = {(commands.SetAttr, "ctime_ns"), (commands.InodeCommit, "mtime_ns")}  # to 2262, as the kernel's clock; a change moves it on by 1
@@ -52,6 +55,7 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.LeaseBays: {"avoid": LISTED_PER_QUESTION_MAX, "ensembles": LISTED_PER_COMMAND_MAX},
     commands.DropBays: {"bays": LISTED_PER_COMMAND_MAX},
     commands.BaysTrimmed: {"bays": LISTED_PER_COMMAND_MAX},
+    commands.CreateSnapshots: {"snapshots": VOLUMES_PER_SNAPSHOT_MAX},
     commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
     PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX},

@@ -27,8 +27,9 @@ from awsomefsd.meta.state.txn import Txn
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = (CODEC_OF.keys() - keys.VOLUME_KINDS) | {keys.SNAPSHOT}
-_VOLUME_KINDS = (CODEC_OF.keys() & keys.VOLUME_KINDS) | keys.HISTORY_KINDS
+_VOLUME_KINDS = keys.VOLUME_KINDS | keys.HISTORY_KINDS
+_CLUSTER_KINDS = CODEC_OF.keys() - _VOLUME_KINDS
+_OF_SNAPSHOTS = (keys.SNAPSHOT, keys.SNAPNAME)
 
 
 def check(txn: Txn) -> list[Fault]:
@@ -48,6 +49,7 @@ class _Check:
         self.live_bytes: Counter[int] = Counter()
         self.shared: SharedBytes = {}
         self.ending: set[int] = set()
+        self.clearing: dict[int, set[int]] = {}  # volume -> deleted snapshots of which something may be kept
         self.granted: Counter[int] = Counter()
         self.numbers_end: Counter[int] = Counter()
 
@@ -63,7 +65,7 @@ class _Check:
                 inodes = Tree(self.exam, volume, self.live, self.ending).check()
             data = VolumeDataCheck(self.exam, volume, inodes, self.segments, self.live_bytes, self.shared)
             data.check()
-            check_kept(self.exam, volume, data.kept)
+            check_kept(self.exam, volume, self.clearing.get(volume.volume, set()), data.kept)
         self._reverse()
         self._shared()
         self._op_logs()
@@ -94,7 +96,7 @@ class _Check:
             shard, volume, kind = keys.kind_of(key)
             if shard != keys.SHARD or kind not in (_VOLUME_KINDS if volume else _CLUSTER_KINDS):
                 self.exam.fault("unknown-key", key.hex(), f"shard {shard}, volume {volume}, type {kind:#x}")
-            elif (volume or (keys.first_u32(key) if kind == keys.SNAPSHOT else 0)) not in {0, *self.volumes}:
+            elif (volume or (keys.first_u32(key) if kind in _OF_SNAPSHOTS else 0)) not in {0, *self.volumes}:
                 self.exam.fault("unknown-volume", key.hex(), f"volume {volume} does not exist")
 
     # --- the reap queue -----------------------------------------------------------------------------------------------------
@@ -108,6 +110,10 @@ class _Check:
                 self.ending.add(ino)
                 if ino not in self.sessions or ino in self.live:
                     self.exam.fault("reap-stale", f"session {ino}", "queued, but not an ended session")
+            elif kind == keys.REAP_SNAPSHOT:
+                self.clearing.setdefault(volume, set()).add(ino)  # it may be longer there than its volume
+                if self.exam.txn.get(keys.snapshot(volume, ino)) is not None:
+                    self.exam.fault("reap-stale", f"volume {volume} snapshot {ino}", "queued, but not deleted")
             elif volume not in self.volumes:
                 self.exam.fault("reap-stale", f"volume {volume} inode {ino}", "the volume does not exist")
             elif kind == keys.REAP_VOLUME:
@@ -170,7 +176,8 @@ class _Check:
             holders = sorted(number for number in self.live if self.sessions[number].volume == row.volume)
             sharers = [number for number in holders if self.sessions[number].shared]
             self.exam.equal("volume-holder", where, row.sharers, len(sharers))
-            if [number for number in holders if number not in sharers] != ([row.holder] if row.holder else []):
+            readers = [number for number in holders if self.sessions[number].snapshot]
+            if [number for number in holders if number not in sharers and number not in readers] != ([row.holder] if row.holder else []):
                 self.exam.fault("volume-holder", where, f"holder {row.holder}, live sessions {holders}")
             reserved = sum(self.sessions[number].reserved_bytes for number in holders)
             self.exam.equal("volume-reserved", where, row.reserved_bytes, reserved)

@@ -14,18 +14,26 @@ from awsomefsd.meta.state.row_codecs import CODEC_OF
 Shelf = tuple[int, int]  # (until, chapter)
 
 
-def check_kept(exam: Examination, volume: rows.VolumeRow, extent: Callable[[bytes, int, rows.ExtentRow], None]) -> None:
-    """Adds the faults of a volume's history to the examination.  `extent` is called for (key of the head, until, row) of kept ones."""
-    _Kept(exam, volume, extent).check()
+def check_kept(
+    exam: Examination, volume: rows.VolumeRow, clearing: set[int], extent: Callable[[bytes, int, rows.ExtentRow], None]
+) -> None:
+    """Adds the faults of a volume's history to the examination.
+
+    `clearing`: deleted snapshots, which may have left something.  `extent` is called for (key of the head, until, row) of kept ones.
+    """
+    _Kept(exam, volume, clearing, extent).check()
 
 
 class _Kept:
-    def __init__(self, exam: Examination, volume: rows.VolumeRow, extent: Callable[[bytes, int, rows.ExtentRow], None]) -> None:
+    def __init__(
+        self, exam: Examination, volume: rows.VolumeRow, clearing: set[int], extent: Callable[[bytes, int, rows.ExtentRow], None]
+    ) -> None:
         self.exam = exam
         self.volume = volume
         self.number = volume.volume
         self.extent = extent
-        self.live = [keys.last_u32(key) for key, _ in exam.rows(keys.snapshots_range(self.number), rows.SNAPSHOT)]
+        self.live = {keys.last_u32(key): row.name for key, row in exam.rows(keys.snapshots_range(self.number), rows.SNAPSHOT)}
+        self.seeing = sorted(clearing.union(self.live))
         self.rows: Counter[Shelf] = Counter()
         self.bytes: Counter[Shelf] = Counter()
 
@@ -37,6 +45,10 @@ class _Kept:
         self.exam.equal("newest-snapshot", where, self.volume.newest, max(self.live, default=0))
         if self.volume.newest and self.volume.newest >= self.volume.chapter:
             self.exam.fault("newest-snapshot", where, f"the present chapter is {self.volume.chapter}")
+        found = self.exam.rows(keys.snapnames_range(self.number), rows.SNAPNAME)
+        named = sorted((row.snapshot, key[keys.PREFIX_BYTES + 4 :].decode(errors="replace")) for key, row in found)
+        if named != sorted(self.live.items()):
+            self.exam.fault("snapshot-name", where, f"index {named}, snapshots {self.live}")
         for kind in keys.VERSIONED:
             for place, row in self.exam.rows(keys.kind_range(self.number, kind + keys.HISTORY), CODEC_OF[kind]):
                 self._value(*keys.history_of(place), row)
@@ -52,8 +64,8 @@ class _Kept:
 
     def _value(self, key: bytes, until: int, row: rows.Row) -> None:
         chapter: int = row.chapter  # type: ignore[attr-defined]
-        at = bisect_left(self.live, chapter)
-        if at == len(self.live) or self.live[at] >= until:
+        at = bisect_left(self.seeing, chapter)
+        if at == len(self.seeing) or self.seeing[at] >= until:
             self.exam.fault("kept-unseen", self.where(key, until), f"no snapshot is in chapters {chapter} to {until}")
         if self.exam.txn.get(keys.kept(key, until, chapter)) is None:
             self.exam.fault("kept-marker", self.where(key, until), f"no marker on the shelf of chapter {chapter}")

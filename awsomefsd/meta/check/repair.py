@@ -73,7 +73,7 @@ def _may_have_history(txn: Txn) -> bool:
     row: rows.ClusterRow | None = Examination(txn).get(keys.cluster(), rows.CLUSTER)
     if row is not None and row.incompat & INCOMPAT_SNAPSHOTS:
         return True
-    return next(iter(txn.scan(*keys.kind_range(0, keys.SNAPSHOT))), None) is not None
+    return next(iter(txn.scan(keys.kind_range(0, keys.SNAPSHOT)[0], keys.kind_range(0, keys.SNAPNAME)[1])), None) is not None
 
 
 def _repair_all(repairs: RepairTxn) -> None:

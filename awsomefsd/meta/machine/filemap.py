@@ -20,6 +20,7 @@ the chapter in which it was made, for what it hides ended then, whoever comes to
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from itertools import islice
 
 from awsomefsd.base.limits import FILE_BYTES_MAX, LAYOUT_COUNTED_MAX, REAP_EXTENTS_PER_ENTRY
@@ -284,10 +285,10 @@ def trims_of(state: State, volume: int, ino: int) -> Trims:
     return found
 
 
-def visible_as_of(state: State, volume: int, ino: int, start: int, end: int, at: int) -> list[Piece]:
-    """Returns the pieces of a file that a snapshot shows in [start, end)."""
+def visible_as_of(state: State, volume: int, ino: int, start: int, end: int, at: int) -> Iterator[Piece]:
+    """Yields the pieces of a file that a snapshot shows in [start, end), in order.  The caller changes nothing meanwhile."""
     trims = [trim for trim in trims_of(state, volume, ino) if trim[3] <= at]
-    return [piece for piece in history.extents_as_of(state, volume, ino, start, end, at) if not hidden(piece, trims)]
+    return (piece for piece in history.extents_as_of(state, volume, ino, start, end, at) if not hidden(piece, trims))
 
 
 def unqueue_trims(state: State, volume: int, ino: int) -> None:

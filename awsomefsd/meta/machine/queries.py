@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, cast
 
 from awsomefsd.base.errors import FsError
@@ -18,6 +19,7 @@ from awsomefsd.meta.api.messages.devices import GetBays, GetQuarantine, ReportDe
 from awsomefsd.meta.api.messages.nodes import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
+from awsomefsd.meta.api.messages.snapshots import ListSnapshots
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 from awsomefsd.meta.machine import (
     bays,
@@ -35,10 +37,11 @@ from awsomefsd.meta.machine import (
     scrub_queries,
     segments,
     sessions,
+    snapshots,
     stores,
     volumes,
 )
-from awsomefsd.meta.machine.filemap import FileMap
+from awsomefsd.meta.machine.filemap import FileMap, visible_as_of
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.state import extents, history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
@@ -58,25 +61,39 @@ def answer(machine: Machine, body: m.Body) -> m.Reply:
 
 
 def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
-    row = name_queries.inode(state, body.volume, body.ino)
+    row = name_queries.inode(state, body.volume, body.ino, body.at)
     if not stat.S_ISREG(row.mode):
         raise FsError(errno.EINVAL)
     if row.inline:
-        data = (history.inline(state, body.volume, body.ino) or b"") if row.stored_bytes else b""
+        data = (history.inline(state, body.volume, body.ino, body.at) or b"") if row.stored_bytes else b""
         if len(data) != row.stored_bytes:
             raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: its inline data is not what was stored; run awsomefsd fsck")
         return m.Layout(row.size, [], [], data, body.end)
-    volume = volumes.existing(state, body.volume)
     wanted_end = min(body.end, row.size)
-    filemap, start = FileMap(state, volume, body.ino, row), max(body.start, 0)
-    stored, end = filemap.part(start, wanted_end, LAYOUT_EXTENTS_MAX)
-    if gone := filemap.missing(stored, start, end):  # a reader would take it for zeros
-        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {gone}; run awsomefsd fsck")
-    pieces = filemap.shown(stored)
+    pieces, end = (_pieces_as_of if body.at else _pieces)(state, body, row, wanted_end)
     if end == wanted_end:
         end = body.end  # nothing is behind the end of the file
     named = {piece.segment: None for _, piece in pieces if piece.segment}  # in order of first use; lost ones have no place
     return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
+
+
+def _pieces(state: State, body: m.GetLayout, row: rows.InodeRow, wanted_end: int) -> tuple[list[extents.Piece], int]:
+    """Returns what the head shows of a file from the start that was asked for on, and up to where that is exact."""
+    start = max(body.start, 0)
+    filemap = FileMap(state, volumes.existing(state, body.volume), body.ino, row)
+    stored, end = filemap.part(start, wanted_end, LAYOUT_EXTENTS_MAX)
+    if gone := filemap.missing(stored, start, end):  # a reader would take it for zeros
+        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {gone}; run awsomefsd fsck")
+    return filemap.shown(stored), end
+
+
+def _pieces_as_of(state: State, body: m.GetLayout, row: rows.InodeRow, wanted_end: int) -> tuple[list[extents.Piece], int]:
+    """Returns what a snapshot shows of a file, as `_pieces`."""
+    shown = visible_as_of(state, body.volume, body.ino, max(body.start, 0), wanted_end, body.at)
+    pieces = list(islice(shown, LAYOUT_EXTENTS_MAX + 1))
+    if len(pieces) <= LAYOUT_EXTENTS_MAX:
+        return pieces, wanted_end
+    return pieces[:-1], pieces[-1][0]
 
 
 def _segment(state: State, number: int) -> SegmentInBays:
@@ -229,5 +246,6 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     GetCsiVolumes: csi_volumes.records,
     GetClaims: csi_volumes.claims,
     ListStores: stores.list_stores,
+    ListSnapshots: snapshots.listing,
     GetStoreSecret: stores.get_secret,
 }

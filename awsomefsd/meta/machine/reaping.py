@@ -15,7 +15,7 @@ from awsomefsd.meta.machine import stream_readers
 from awsomefsd.meta.machine.filemap import FileMap, drop_extent, ended, trims_of, unqueue_trims
 from awsomefsd.meta.machine.segments import forget_ended
 from awsomefsd.meta.machine.sessions import end_rest, has_rest
-from awsomefsd.meta.machine.snapshots import let_go
+from awsomefsd.meta.machine.snapshots import free, let_go
 from awsomefsd.meta.state import history, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
@@ -107,9 +107,19 @@ def _reap_volume(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budg
     return max(1, done + rest)
 
 
+def _reap_snapshot(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
+    """Frees what only a deleted snapshot saw.  It begins where it has ended, because what is freed is gone."""
+    _, volume, number, _ = keys.reap_of(key)
+    freed = free(state, volume, number, budget) if state.volume(volume) is not None else 0  # with its volume all of it has gone
+    if freed < budget:
+        state.unqueue_reap(key)
+    return max(1, freed)
+
+
 _STEPS = {
     keys.REAP_INODE: _reap_inode,
     keys.REAP_TRIM: _reap_trim,
     keys.REAP_SESSION: _reap_session,
     keys.REAP_VOLUME: _reap_volume,
+    keys.REAP_SNAPSHOT: _reap_snapshot,
 }

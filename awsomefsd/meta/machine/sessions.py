@@ -3,7 +3,8 @@
 A session belongs to a mount and outlives its workers: a successor takes the live session over, with locks, pins and reservation, but never
 with segments, because writes of the dead worker may still be on their way into them.  Its epoch is the fencing token: drawn from a
 counter, compared in every entry, dead once the session has ended.  A session that holds its volume whole is the
-`holder` of the volume row until it ends; those that share it are counted there.
+`holder` of the volume row until it ends; those that share it are counted there.  One that reads
+a snapshot is neither, and changes nothing (lookups.session_of).
 
 One entry ends a session for everybody.  Its locks, write leases and pins may be many rows: those that do not fit the entry are over all the
 same, and Reap removes them, a bounded number an entry.
@@ -21,10 +22,10 @@ from msgspec import structs
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import NS_PER_MS, REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
 from awsomefsd.base.rule_levels import MENDED_RULES
-from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
+from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared, OpenSnapshot
 from awsomefsd.meta.api.messages import Done, Reply, SessionGoesOn, SessionOpened
 from awsomefsd.meta.api.messages.collection import CollectorOpened
-from awsomefsd.meta.machine import client_shares, csi_volumes, inode_grants, locality, mounts, nodes
+from awsomefsd.meta.machine import client_shares, csi_volumes, inode_grants, locality, mounts, nodes, snapshots
 from awsomefsd.meta.machine.locks import end_session_locks
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import end_leases, forget_ended, release_quarantine
@@ -50,8 +51,9 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     if live and old is not None:
         if old.volume != command.volume:
             raise FsError(errno.EINVAL, f"mount {command.mount} serves volume {old.volume}")
-        if (command.shared, isinstance(command, OpenShared), _caches(command)) != (old.shared, old.uncached, old.caches):
-            raise FsError(errno.EINVAL, f"session {old.session} was opened {'shared' if old.shared else 'for the whole volume'}")
+        if _kind(command) != (old.shared, old.uncached, old.caches, old.snapshot):
+            how = f"for snapshot {old.snapshot}" if old.snapshot else "shared" if old.shared else "for the whole volume"
+            raise FsError(errno.EINVAL, f"session {old.session} was opened {how}")
         if command.worker <= old.worker:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
         end_leases(state, old.session, exited=command.predecessor_exited)
@@ -60,20 +62,19 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         _release_predecessor(state, command)
         old.worker = command.worker
         state.save_session(old)
-        return _with_log(state, command.mount, volume, SessionOpened(
-            old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes
-        ))  # fmt: skip
+        resumed = SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
+        return resumed if old.snapshot else _with_log(state, command.mount, volume, resumed)
     if old is not None and old.ended and old.shared and state.any_in(keys.locker_range(old.session)):
         raise RetryLater(errno.EAGAIN, f"locks of session {old.session} are ending")  # the mount is to be told of each that it lost
-    holder = state.session(volume.holder) if volume.holder else None
-    if holder is not None and not _is_earlier_boot(holder, command):
-        raise FsError(errno.EBUSY, f"volume {volume.name} is mounted by session {holder.session} on node {holder.node}")
-    if not command.shared and volume.sharers and any(_conflicts(row, command) for row in every(state)):
-        raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
+    if isinstance(command, OpenSnapshot):
+        snapshots.check_opened(state, command)
+    else:
+        _refuse_conflicts(state, volume, command)
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
     client_shares.check_sessions(state, command.node, every(state))
-    csi_volumes.refuse_fenced(state, command.volume, command.node, command.boot_id)
+    if not isinstance(command, OpenSnapshot):
+        csi_volumes.refuse_fenced(state, command.volume, command.node, command.boot_id)
     if isinstance(command, OpenShared):
         locality.check_shared(state, volume)
     locality.settle(state, volume, command.node)
@@ -82,6 +83,24 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     _drop_answered_results(state, command)
     _release_predecessor(state, command)
     return _new_session(state, command, volume, mount)
+
+
+def _kind(command: OpenSession) -> tuple[bool, bool, bool, int]:
+    """Returns shared, uncached, caches and snapshot of a session's row."""
+    return command.shared, isinstance(command, OpenShared), _caches(command), _snapshot(command)
+
+
+def _snapshot(command: OpenSession) -> int:
+    return command.snapshot if isinstance(command, OpenSnapshot) else 0
+
+
+def _refuse_conflicts(state: State, volume: rows.VolumeRow, command: OpenSession) -> None:
+    """Raises FsError(EBUSY) while sessions have the volume beside which this one may not."""
+    holder = state.session(volume.holder) if volume.holder else None
+    if holder is not None and not _is_earlier_boot(holder, command):
+        raise FsError(errno.EBUSY, f"volume {volume.name} is mounted by session {holder.session} on node {holder.node}")
+    if not command.shared and volume.sharers and any(_conflicts(row, command) for row in every(state)):
+        raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
 
 
 def _refuse_foreign(state: State, mount: rows.MountRow | None, command: OpenSession) -> None:
@@ -117,12 +136,15 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
         shared=command.shared,
         uncached=isinstance(command, OpenShared),
         caches=_caches(command),
+        snapshot=_snapshot(command),
     )
     cluster.next_session += 1
     cluster.next_epoch += 1
     cluster.sessions += 1
     state.save_session(row)
-    if command.shared:
+    if row.snapshot:
+        changed_by_others = False  # nobody changes a snapshot
+    elif command.shared:
         volume.sharers += 1
         volume.leased = True
         volume.last_mount = command.mount if volume.last_mount == command.mount else 0
@@ -132,6 +154,8 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
     mount = rows.MountRow(row.session, command.volume, command.node, command.boot_id, volume.exclusives)
     state.write(keys.mount(command.mount), mount, rows.MOUNT)
     state.save_volume(volume)
+    if row.snapshot:
+        return SessionOpened(row.session, row.epoch, False, False, SESSION_TTL_MS, describe(volume))
     csi_volumes.clear_fence(state, command.volume, command.node, command.boot_id)
     return _with_log(
         state, command.mount, volume,
@@ -194,7 +218,7 @@ def _is_earlier_boot(row: rows.SessionRow | rows.MountRow, command: OpenSession)
 
 
 def _conflicts(row: rows.SessionRow, command: OpenSession) -> bool:
-    return row.volume == command.volume and not row.ended and not _is_earlier_boot(row, command)
+    return row.volume == command.volume and not row.ended and not row.snapshot and not _is_earlier_boot(row, command)
 
 
 def _end_earlier_boots(state: State, entry: Entry, command: OpenSession) -> None:

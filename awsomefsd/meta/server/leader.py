@@ -42,6 +42,7 @@ from awsomefsd.meta.api.commands import (
     OpenCollector,
     OpenSession,
     OpenShared,
+    OpenSnapshot,
     PlanMirror,
     Reap,
     ReleaseLease,
@@ -89,7 +90,7 @@ Answer = Callable[[AppliedMachine, Body], Reply]
 REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
 _RETRY = Failed(errno.EAGAIN, "not committed; send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
-_WATCHED = frozenset({OpenSession, OpenShared, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
+_WATCHED = frozenset({OpenSession, OpenShared, OpenSnapshot, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
 _LEASING = frozenset({AcquireLease, ReleaseLease, Create, Tmpfile, Apply})
 
 

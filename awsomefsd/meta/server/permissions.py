@@ -34,6 +34,7 @@ from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Trans
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays, ReportCensus
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
+from awsomefsd.meta.api.messages.snapshots import ListSnapshots
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 
 
@@ -110,6 +111,7 @@ REQUESTS: dict[type, May] = {
     GetNeeds: May.NODE,
     GetStaleBays: May.NODE,
     ListStores: May.NODE,
+    ListSnapshots: May.MEMBER,  # who mounts one finds it by its name
     GetStoreSecret: May.NODE,
     GetPoolVolumes: May.NODE,
     CountNeeds: May.NODE,
@@ -127,6 +129,7 @@ COMMANDS: dict[type, May] = {
     ),
     c.OpenSession: May.OPEN,
     c.OpenShared: May.OPEN,
+    c.OpenSnapshot: May.OPEN,
     c.EndSession: May.OWN_OR_NODE,
     c.ClearQuarantine: May.OWN_OR_NODE,
     c.OpenCollector: May.NODE_SELF,
@@ -147,7 +150,7 @@ COMMANDS: dict[type, May] = {
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
-            c.SetMaintenance,
+            c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot,
         ),
         May.NODE,
     ),

@@ -38,7 +38,7 @@ _KINDS = """
     begun-index metadata-segment checkpoint-segments csi-volume csi-name claim
     bay-index bay-counters bay-segment bay-copies pool-row need store store-name store-secret
     reap-count reap-stale reap-missing reader-count stale-tombstone
-    kept-unseen kept-marker shelf-count newest-snapshot
+    kept-unseen kept-marker shelf-count newest-snapshot snapshot-name
 """
 KINDS = frozenset(_KINDS.split())
 

@@ -38,7 +38,8 @@ Cluster (volume 0)::
     a7 oplog       mount u64                                                    OpLogRow      its records that are applied, inode numbers
     ac storesecret store u64                                                    StoreSecretRow  no dump shows it
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
-    40 snapshot    volume u32 | number u32                                      SnapshotRow   live ones; nothing writes it yet
+    40 snapshot    volume u32 | number u32                                      SnapshotRow   live ones
+    41 snapname    volume u32 | name                                            SnapshotNameRow  its number
 
 A volume::
 
@@ -55,7 +56,7 @@ A volume::
     36 kept        until u32 | chapter u32 | type u8 | the rest of the key      MarkerRow     what lies on a shelf
     37 shelf       until u32 | chapter u32                                      ShelfRow
 
-The reverse row of an extent in 33 has `until` u32 behind its key.  Nothing writes 30 to 37 yet.
+The reverse row of an extent in 33 has `until` u32 behind its key.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
 ) = range(1, 17)  # fmt: skip
 NODE, TOKEN, CA = 0x11, 0x12, 0x13
 BAY, NEED, STRIPE, POOL = range(0x14, 0x18)
-SNAPSHOT = 0x40
+SNAPSHOT, SNAPNAME = 0x40, 0x41
 MEMBERSHIP = 0x1E
 LEASER = 0x18
 CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
@@ -86,7 +87,8 @@ VOLUME_KINDS = frozenset({*VERSIONED, LOCKS, ORPHAN, LEASE})  # of a volume, whi
 CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG, WALK = 0xA0, 0xA5, 0xA6, 0xA7, 0xA8  # of the cluster, like all above LEASE
 STORE_SECRET = 0xAC
 
-REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
+# in this order: a volume's rows go when nothing points into it; what its deleted snapshots alone saw goes with them, or later
+REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME, REAP_SNAPSHOT = 1, 2, 3, 4, 5
 
 U64_MAX = (1 << 64) - 1
 
@@ -441,6 +443,14 @@ def shelf_of(key: bytes) -> tuple[int, int]:
 
 def snapshot(volume_number: int, number: int) -> bytes:
     return _U32_U32.pack(SHARD, 0, SNAPSHOT, volume_number, number)
+
+
+def snapname(volume_number: int, name: str) -> bytes:
+    return _U32.pack(SHARD, 0, SNAPNAME, volume_number) + name.encode()
+
+
+def snapnames_range(volume_number: int) -> Range:
+    return snapname(volume_number, ""), snapname(volume_number + 1, "")
 
 
 def snapshots_range(volume_number: int) -> Range:

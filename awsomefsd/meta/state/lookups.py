@@ -10,7 +10,7 @@ import errno
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import NAME_BYTES_MAX
 from awsomefsd.meta.api.commands import Entry
-from awsomefsd.meta.state import rows
+from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -49,11 +49,13 @@ def volume_of(state: State, entry: Entry, volume: int, *, host: bool = True) -> 
 def session_of(state: State, entry: Entry, volume: int = 0) -> rows.SessionRow:
     """Returns the live session of the entry; with `volume`, one that serves it.
 
-    Raises EpochEnded if it has ended, FsError(EINVAL) if it serves another volume.
+    Raises EpochEnded if it has ended, FsError(EINVAL) if it serves another volume, FsError(EROFS) if it reads a snapshot.
     """
     row = state.session(entry.session) if entry.session else None
     if row is None or row.ended or row.epoch != entry.epoch:
         raise EpochEnded(f"session {entry.session} epoch {entry.epoch} has ended")
+    if row.snapshot:
+        raise FsError(errno.EROFS, f"session {entry.session} reads snapshot {row.snapshot} of volume {row.volume}")
     if volume and row.volume != volume:
         raise FsError(errno.EINVAL, f"session {entry.session} serves volume {row.volume}, not {volume}")
     return row
@@ -71,6 +73,12 @@ def inode_of(state: State, volume: int, ino: int) -> rows.InodeRow:
     if row is None:
         raise FsError(errno.ENOENT, f"no inode {ino}")
     return row
+
+
+def check_snapshot(state: State, volume: int, at: int) -> None:
+    """Raises FsError(ESTALE) unless a snapshot is alive."""
+    if state.txn.get(keys.snapshot(volume, at)) is None:
+        raise FsError(errno.ESTALE, f"volume {volume} has no snapshot {at} (any more)")
 
 
 def check_name(name: bytes) -> None:

@@ -54,7 +54,12 @@ CODEC_OF: dict[int, Sealed] = {
     keys.LOCKS: rows.LOCKS,
     keys.ORPHAN: rows.MARKER,
     keys.LEASE: rows.LEASE,
+    keys.SNAPSHOT: rows.SNAPSHOT,
+    keys.SNAPNAME: rows.SNAPNAME,
+    keys.KEPT: rows.MARKER,
+    keys.SHELF: rows.SHELF,
 }
+CODEC_OF |= {kind + keys.HISTORY: CODEC_OF[kind] for kind in keys.VERSIONED}
 
 # Where a row that says itself which one it is has to stand: the checksum of a row covers its value, and not its key.
 OWN_KEY: dict[int, Callable[[Any], bytes]] = {

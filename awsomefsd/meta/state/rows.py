@@ -216,6 +216,7 @@ class SessionRow(Row):
     ended_ms: int = 0  # wall time
     uncached: bool = False  # OpenShared: the session does not report what it has open
     caches: bool = False  # OpenShared with leases
+    snapshot: int = 0  # that it reads, and no more; 0: it serves the volume itself
 
 
 class MountRow(Row):
@@ -406,10 +407,23 @@ class XattrRow(Row):
 
 
 class SnapshotRow(Row):
-    """A live snapshot.  `index`: the entry that made it."""
+    """A live snapshot.  `index`: the entry that made it.  `word`: an index of SNAPSHOT_WORDS.  From `used_bytes` on: of the volume then."""
 
     index: int
     time_ns: int
+    name: str = ""
+    uuid: str = ""
+    stamp: int = 0
+    word: int = 0
+    used_bytes: int = 0
+    used_inodes: int = 0
+    next_ino: int = 0
+    quota_bytes: int = 0
+    quota_inodes: int = 0
+
+
+class SnapshotNameRow(Row):
+    snapshot: int
 
 
 class ShelfRow(Row):
@@ -600,7 +614,7 @@ WALK = Sealed(WalkRow)
 FREE = Sealed(FreeRow)
 VOLUME = _SealedShort(VolumeRow, "names", "want", "chapter")
 VOLNAME = Sealed(VolumeNameRow)
-SESSION = Sealed(SessionRow)
+SESSION = _SealedShort(SessionRow, "snapshot")
 MOUNT = Sealed(MountRow)
 OPLOG = Sealed(OpLogRow)
 RESULT = Sealed(ResultRow)
@@ -620,6 +634,7 @@ EXTENT = _SealedVersioned(ExtentRow)
 INLINE = _SealedVersioned(InlineRow)
 XATTR = _SealedVersioned(XattrRow)
 SNAPSHOT = Sealed(SnapshotRow)
+SNAPNAME = Sealed(SnapshotNameRow)
 SHELF = Sealed(ShelfRow)
 LOCKS = Sealed(LocksRow)
 LEASE = Sealed(LeaseRow)

@@ -26,7 +26,7 @@ from awsomefsd.meta.state.txn import Txn
 ROWS_CACHED_MAX = 8_192
 ROWS_DIRTY_MAX = 512  # 4 ms to write back: nobody waits longer for it when a commit begins
 INCOMPAT_SNAPSHOTS = 1  # there may be chapters and rows of history
-INCOMPAT_KNOWN = 0  # feature bits this build can read; that of snapshots only when all that reads rows knows those of history
+INCOMPAT_KNOWN = INCOMPAT_SNAPSHOTS  # feature bits this build can read
 RO_COMPAT_KNOWN = 0  # feature bits beside which this build may change rows
 
 

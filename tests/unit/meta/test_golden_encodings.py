@@ -143,6 +143,9 @@ COMMANDS: list[c.Command] = [
     c.StoreReady(1, 2, 3),
     c.SetStore(1, 2, STORE_OPTIONS, b"veiled"),
     c.DetachStore(1),
+    c.CreateSnapshots("name", [c.NewSnapshot(1, UUID), c.NewSnapshot(2, UUID)], 1),
+    c.DeleteSnapshot(1, 2),
+    c.OpenSnapshot(1 << 63, 1, "node", "boot", 2, False, False, [3], 4, UUID),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
@@ -186,7 +189,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.FREE, rows.FreeRow(1, 2)),
     (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18, WANT, 19, 20)),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
-    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
+    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True, 9)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
     (rows.OPLOG, rows.OpLogRow(1, 1 << 63, 2, 3, [(5, 7), (9, 10)], 3, 11)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
@@ -205,7 +208,8 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True, 10)),
     (rows.INLINE, rows.InlineRow(b"data", 6)),
     (rows.XATTR, rows.XattrRow(b"value", 6)),
-    (rows.SNAPSHOT, rows.SnapshotRow(1, 2)),
+    (rows.SNAPSHOT, rows.SnapshotRow(1, 2, "name", UUID, *range(3, 10))),
+    (rows.SNAPNAME, rows.SnapshotNameRow(1)),
     (rows.SHELF, rows.ShelfRow(1, 2)),
     (rows.LOCKS, rows.LocksRow([LOCK])),
     (rows.STORE, rows.StoreRow(1, "cold", "s3://bucket/prefix", 1, UUID, 2, 3, 4, STORE_OPTIONS)),
@@ -263,6 +267,7 @@ KEYS: dict[str, bytes] = {
     "kept": keys.kept(keys.dentry(3, 1, b"name"), 7, 5),
     "shelf": keys.shelf(3, 7, 5),
     "snapshot": keys.snapshot(3, 6),
+    "snapname": keys.snapname(3, "näme"),
     "bay": keys.bay(1, 2),
     "need": keys.need(1, 2),
     "stripe": keys.stripe(2),
@@ -394,6 +399,11 @@ BEFORE_CHAPTERS: list[tuple[Sealed, rows.Row, str]] = [  # as builds without sna
     ),
     (rows.REAP, rows.ReapRow(1, 2), "3b5151d301920102"),
     (
+        rows.SESSION,
+        rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True),
+        "4e04752b019e01020304a46e6f6465a4626f6f740506c307c308c3c3",
+    ),
+    (
         rows.INODE,
         rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2),
         "a73faccc01dc001e0102030405060708090a0b0c0dc3c303040506070809c4067461726765740405069292070892090ac30b02",
@@ -433,7 +443,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 53
+    assert len(set(kinds)) == len(kinds) == 54
 
 
 def test_keys_read_back() -> None:

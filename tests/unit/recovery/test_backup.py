@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from awsomefsd.base.errors import Corrupt, FormatTooNew, Unavailable
 from awsomefsd.base.identity import Node as Identity
 from awsomefsd.base.limits import KIB, MIB
+from awsomefsd.base.rule_levels import SNAPSHOTS
+from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Changes, GetVolumes
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.machine.machine import Machine
@@ -22,6 +25,7 @@ from awsomefsd.recovery import backup, dump
 from awsomefsd.recovery.backup import BackupHeader, Backups, pieces, read_backup
 from awsomefsd.recovery.dump import lines, load
 from buildtools.nodes import Node
+from tests.rigs.machine_driver import Drive
 
 pytestmark = pytest.mark.timeout(1_200)
 HEADER = BackupHeader(1, "c" * 8, "n" * 8, 3, 77, 5, 12345, 0)
@@ -166,6 +170,35 @@ def test_a_dump_of_more_rows_than_a_new_map_has_room_for_is_loaded(tmp_path: Pat
     monkeypatch.setitem(Store.open.__func__.__kwdefaults__, "map_bytes_min", MIB)  # type: ignore[attr-defined]
     monkeypatch.setattr(dump, "COMMIT_BYTES", 64 * KIB, raising=False)
     assert load(tmp_path / "dump", tmp_path / "two").index == HEADER.index
+    assert digest(tmp_path / "two") == digest(tmp_path / "one")
+
+
+def test_a_dump_has_snapshots_and_what_they_keep(tmp_path: Path) -> None:
+    drive = Drive(level=SNAPSHOTS)
+    drive.make_volume()
+    drive.open()
+    info, ino, small = drive.lease()[0], drive.create(b"a"), drive.create(b"b")
+    drive.write(info, ino, 0, 8_192)
+    drive.sequence += 1
+    drive.ok(drive.commit(None, c.InodeCommit(small, 1, drive.sequence, 4, drive.now, [], [(0, b"data")])))
+    drive.ok(c.SetXattr(drive.volume, ino, b"user.a", b"1"))
+    drive.ok(c.CreateSnapshots("first", [c.NewSnapshot(drive.volume, str(uuid.uuid4()))]))
+    drive.write(info, ino, 0, 4_096)
+    drive.ok(c.Unlink(drive.volume, 1, b"a"))
+    drive.ok(c.Unlink(drive.volume, 1, b"b"))
+    drive.machine.flush()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    store = Store.open(tmp_path / "one")
+    for key, raw in drive.txn.rows.items():
+        store.put(key, raw)
+    store.commit()
+    dumped = "".join(lines(HEADER, store))
+    store.close()
+    kinds = {json.loads(line).get("kind") for line in dumped.splitlines()}
+    assert kinds >= {"SnapshotRow", "SnapshotNameRow", "ShelfRow", *(f"kept {row_codecs.CODEC_OF[kind].what}" for kind in keys.VERSIONED)}
+    (tmp_path / "dump").write_text(dumped)
+    load(tmp_path / "dump", tmp_path / "two")
     assert digest(tmp_path / "two") == digest(tmp_path / "one")
 
 

@@ -102,6 +102,7 @@ from awsomefsd.meta.api.commands.pools import (
 from awsomefsd.meta.api.commands.records import Apply, DecidedRecord, DelegatedCommand, GrantInodes, record_decode, record_encode
 from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
 from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
+from awsomefsd.meta.api.commands.snapshots import CreateSnapshots, DeleteSnapshot, NewSnapshot, OpenSnapshot
 from awsomefsd.meta.api.commands.stores import AddStore, DetachStore, SetStore, StoreReady
 from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetNames, SetVolume
 
@@ -148,9 +149,11 @@ __all__ = [
     "Commit",
     "CopyRange",
     "Create",
+    "CreateSnapshots",
     "CreateVolume",
     "DecidedRecord",
     "DelegatedCommand",
+    "DeleteSnapshot",
     "DeleteVolume",
     "DescribeNode",
     "DetachStore",
@@ -176,10 +179,12 @@ __all__ = [
     "MakeCsiVolume",
     "MirrorMade",
     "NeedSegments",
+    "NewSnapshot",
     "NoOp",
     "OpenCollector",
     "OpenSession",
     "OpenShared",
+    "OpenSnapshot",
     "PlanMirror",
     "PutCa",
     "PutToken",
@@ -245,6 +250,7 @@ AnyCommand = Union[
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
     SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
+    CreateSnapshots, DeleteSnapshot, OpenSnapshot,
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ class GetAttr(Message, tag=11):
     volume: int
     ino: int
     buffered: bool = False
+    at: int = 0  # a snapshot; 0: the head
 
 
 class GetXattr(Message, tag=14):
@@ -20,11 +21,13 @@ class GetXattr(Message, tag=14):
     volume: int
     ino: int
     name: bytes
+    at: int = 0  # a snapshot; 0: the head
 
 
 class ListXattr(Message, tag=15):
     volume: int
     ino: int
+    at: int = 0  # a snapshot; 0: the head
 
 
 class GetStatFs(Message, tag=17):

@@ -16,6 +16,7 @@ class GetLayout(Message, tag=16):
     ino: int
     start: int
     end: int
+    at: int = 0  # a snapshot; 0: the head
 
 
 class GetOrphans(Message, tag=135):

@@ -14,6 +14,7 @@ class Lookup(Message, tag=10):
     parent: int
     name: bytes
     buffered: bool = False
+    at: int = 0  # a snapshot; 0: the head
 
 
 class ReadDir(Message, tag=12):
@@ -24,11 +25,13 @@ class ReadDir(Message, tag=12):
     after: int
     count: int
     plus: bool
+    at: int = 0  # a snapshot; 0: the head
 
 
 class ReadLink(Message, tag=13):
     volume: int
     ino: int
+    at: int = 0  # a snapshot; 0: the head
 
 
 class GetParent(Message, tag=28):
@@ -36,6 +39,7 @@ class GetParent(Message, tag=28):
 
     volume: int
     ino: int
+    at: int = 0  # a snapshot; 0: the head
 
 
 class Found(Message, tag=4):

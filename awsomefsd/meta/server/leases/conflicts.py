@@ -114,6 +114,7 @@ UNTOUCHED = frozenset(
         c.AddPoolDevice, c.AttachDevice, c.LeaseBays, c.PlanMirror, c.MirrorMade, c.DropBays, c.BaysTrimmed, c.SetDeviceState,
         c.NeedSegments, c.SetRedundancy, c.SetSegmentServer, c.SetPool, c.BaysWrong,
         c.AddStore, c.StoreReady, c.SetStore, c.DetachStore, c.SetMaintenance,
+        c.CreateSnapshots, c.DeleteSnapshot, c.OpenSnapshot,
     }
 )  # fmt: skip
 DECIDED = frozenset(_COMMANDS) | UNTOUCHED
@@ -152,4 +153,4 @@ NAMES_ONLY = frozenset({m.GetXattr, m.ListXattr})  # of these a lease holds noth
 
 def asked(body: Any, child: Child) -> list[Key]:
     """Returns the inodes of which a question asks what a write lease may hold back, the one that it is about at last."""
-    return _QUESTIONS[type(body)](body, child)
+    return [] if getattr(body, "at", 0) else _QUESTIONS[type(body)](body, child)

@@ -359,7 +359,7 @@ class LeaseRequests:
     def hide_buffered(self, request: AnyRequest, reply: m.Reply) -> m.Reply:
         """Returns the reply; a page of a directory comes without the attributes of files that another mount writes."""
         table, body = self._table, request.body
-        if not isinstance(body, m.ReadDir) or not body.plus or not isinstance(reply, m.Entries):
+        if not isinstance(body, m.ReadDir) or not body.plus or body.at or not isinstance(reply, m.Entries):
             return reply
         if not table.grants.writers and not self.is_loading:
             return reply

@@ -156,6 +156,12 @@ IN_POOLS: list[Plant] = [
 _POOL_KINDS = ("bay-counters", "pool-row", "bay-segment", "bay-copies", "need")
 
 
+def deleted_snapshot(ground: Ground) -> None:
+    """One that waits for Reap, and is there."""
+    ground.txn.put(keys.reap(keys.REAP_SNAPSHOT, 1, 1, 0), rows.REAP.dumps(rows.ReapRow()))
+    ground.txn.put(keys.snapshot(1, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))
+
+
 IN_HISTORY: list[tuple[str, Plant]] = [
     ("kept-unseen", lambda g: g.txn.put(keys.history(keys.inode(1, g.file), 5), g.txn.rows[keys.inode(1, g.file)])),
     ("kept-marker", lambda g: g.txn.put(keys.history(keys.inode(1, g.file), 5), g.txn.rows[keys.inode(1, g.file)])),
@@ -163,6 +169,9 @@ IN_HISTORY: list[tuple[str, Plant]] = [
     ("unknown-key", lambda g: g.txn.put(keys.kind_range(1, keys.KEPT)[0] + b"\1", rows.MARK)),
     ("shelf-count", lambda g: g.txn.put(keys.shelf(1, 5, 0), rows.SHELF.dumps(rows.ShelfRow(1, 0)))),
     ("newest-snapshot", lambda g: g.txn.put(keys.snapshot(1, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))),
+    ("snapshot-name", lambda g: g.txn.put(keys.snapshot(1, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1, "a")))),
+    ("snapshot-name", lambda g: g.txn.put(keys.snapname(1, "a"), rows.SNAPNAME.dumps(rows.SnapshotNameRow(1)))),
+    ("reap-stale", lambda g: deleted_snapshot(g)),
     ("newest-snapshot", lambda g: g.change(keys.volume(1), rows.VOLUME, newest=1)),
     ("unknown-volume", lambda g: g.txn.put(keys.snapshot(99, 1), rows.SNAPSHOT.dumps(rows.SnapshotRow(1, 1)))),
 ]

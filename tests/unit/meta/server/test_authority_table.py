@@ -35,7 +35,7 @@ OWN_MOUNT = {ME: 30, READER: 40, REMOVED: 60, STRANGER: 61}
 
 REQUEST_ROWS = {
     "everybody": "Lookup GetAttr ReadDir ReadLink GetXattr ListXattr GetLayout GetStatFs GetSegments GetDevices GetVolumes GetParent"
-    " TestLock GetSessions GetStatus Report GetReports Cancel GetNames GetCsiVolumes GetClaims",
+    " TestLock GetSessions GetStatus Report GetReports Cancel GetNames GetCsiVolumes GetClaims ListSnapshots",
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
     " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
@@ -48,7 +48,7 @@ REQUEST_ROWS = {
 COMMAND_ROWS = {
     "own session": "LeaseSegments Reserve Create Link Unlink Rmdir Rename SetAttr SetXattr RemoveXattr ReleaseOrphan Commit WriteData"
     " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease Apply GrantInodes LeaseBays",
-    "itself on the connection's mount": "OpenSession OpenShared",
+    "itself on the connection's mount": "OpenSession OpenShared OpenSnapshot",
     "own session, or role node": "EndSession ClearQuarantine",
     "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments AttachDevice BaysTrimmed SetSegmentServer"
     " BaysWrong",
@@ -56,7 +56,8 @@ COMMAND_ROWS = {
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
-    " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance",
+    " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance"
+    " CreateSnapshots DeleteSnapshot",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
     " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",
 }

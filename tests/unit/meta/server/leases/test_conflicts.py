@@ -81,7 +81,7 @@ COMMITTED_IS_ALL = {  # a write lease holds nothing back that these tell
     "GetQuarantine", "GetSessions", "GetVolumes", "GetLocks", "GetOrphans", "TestLock", "GetSparse", "GetPieces", "GetLiveSegments",
     "GetNames", "GetFilePieces", "ListNodes", "NodeReport", "GetNode", "ListTokens", "ListCas", "GetSigner", "GetVerifier",
     "GetCsiVolumes", "GetClaims", "GetBays", "GetPool", "GetNeeds", "GetStaleBays", "ListStores", "GetStoreSecret",
-    "GetPoolVolumes", "CountNeeds",
+    "GetPoolVolumes", "CountNeeds", "ListSnapshots",
 }  # fmt: skip
 
 
