@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
 WORKER = "awsomefsd_worker_"
 FUSE = f"{WORKER}fuse_requests_total"
+LATENCY = f"{WORKER}fuse_request_seconds"
 
 
 class FiguresRead:
@@ -59,6 +61,27 @@ class Rates:
         """Returns what one of `count` took of `total` on average; 0 if there was none."""
         number = self.grown(count)
         return self.grown(total) / number if number else 0.0
+
+
+    def latency_s(self, **labels: str) -> float | None:
+        """Returns how long a request of the kernel took on average; None if no timed one ended."""
+        number = self.grown(f"{LATENCY}_count", **labels)
+        return self.grown(f"{LATENCY}_sum", **labels) / number if number else None
+
+    def latency_quantile_s(self, quantile: float, **labels: str) -> float | None:
+        """Returns the time within which this part of the requests was answered, as Prometheus' histogram_quantile estimates it."""
+        name = f"{LATENCY}_bucket"
+        bounds = sorted((float(bound), bound) for bound in self.now.label_values(name, "le"))
+        counts = [(bound, self.grown(name, le=word, **labels)) for bound, word in bounds]
+        if not counts or not counts[-1][1]:
+            return None
+        rank = quantile * counts[-1][1]
+        below, less = 0.0, 0.0
+        for bound, count in counts:
+            if count >= rank:
+                break
+            below, less = bound, count
+        return below if math.isinf(bound) else below + (bound - below) * (rank - less) / (count - less)
 
 
 def read(client: AdminClient) -> FiguresRead:

@@ -236,8 +236,7 @@ class NodeStatus:
             return
         for mount in status.mounts:
             labels = (("volume", mount.volume), ("dir", mount.directory))
-            for name, value in sorted(reports.get(int(mount.mount, 16), {}).items()):
-                yield described.sample(f"worker_{name}", value, labels)
+            yield from described.of_worker(reports.get(int(mount.mount, 16), {}), labels)
 
 
 def node_view(status: pb.Status) -> rules.NodeView:

@@ -13,7 +13,8 @@ A kill wastes up to BACKGROUND_BLOCK ids of 2**62.
 Counters are plain words.  They survive the worker, so that metrics do not start again at each restart.  Two threads that `add` at once
 may lose one of the two: a counter belongs to one thread, or it is one whose figure need not be exact.
 
-Layout: page 0 header, background word at 64; page 1.. two copies of the state (16 KiB each); then 256 counters of 64 bytes.
+Layout: page 0 header, background word at 64; page 1.. two copies of the state (16 KiB each); then 256 counters of 64 bytes; then the rows
+of latencies.py.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from awsomefsd.base import shm
 from awsomefsd.base.codec import encode
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.types import BACKGROUND_BIT
+from awsomefsd.fuse.latencies import LATENCY_WORDS, Latencies
 
 MAGIC = b"awsmctl\x00"
 VERSION = 1
@@ -43,7 +45,9 @@ _STATE_BYTES = 32 * 1024
 _COUNTERS_AT = _STATE_AT + _STATE_BYTES
 _COUNTER_BYTES = 64
 
-assert _COUNTERS_AT + COUNTERS_MAX * _COUNTER_BYTES <= CONTROL_BYTES
+_LATENCIES_WORD = (_COUNTERS_AT + COUNTERS_MAX * _COUNTER_BYTES) // 8
+
+assert (_LATENCIES_WORD + LATENCY_WORDS) * 8 <= CONTROL_BYTES
 
 
 class Negotiated(NamedTuple):
@@ -120,6 +124,7 @@ class ControlArea:
         self._doubled = shm.Doubled(self._view[_STATE_AT : _STATE_AT + _STATE_BYTES], "control state")
         self._lock = threading.Lock()
         self._counters: dict[str, SharedCounter] = {}
+        self.latencies = Latencies(self._words, _LATENCIES_WORD)
         self.formatted = fresh or shm.read_header(self._view, MAGIC, VERSION, "control area") is None
         if self.formatted:
             self._format()
@@ -135,6 +140,7 @@ class ControlArea:
         self._words[_BACKGROUND_WORD] = 1
         for index in range(COUNTERS_MAX):
             self._words[_counter_at(index) + 1] = 0
+        self.latencies.clear()
         self._doubled.store(encode(ControlState()))
         shm.write_header(self._view, MAGIC, VERSION, (0, 0, 0))
 

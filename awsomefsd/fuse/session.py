@@ -35,9 +35,9 @@ import logging
 import os
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from time import monotonic_ns
 from typing import Any
 
 from awsomefsd.base.errors import Corrupt
@@ -209,6 +209,8 @@ class Session:
         self._unwanted = control.counter("fuse_replies_unwanted")
         self._failed_writes = control.counter("fuse_replies_failed")
         self._kept_slots = control.counter("fuse_slots_kept")
+        self._latencies = control.latencies
+        self._latency_rows = control.latencies.rows
         self._table: list[Row] = []
         negotiated = control.state.negotiated
         self._use(negotiated.flags if negotiated is not None else 0)
@@ -275,7 +277,7 @@ class Session:
     def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
         """Reads and serves one request (or tries to); returns False when there will be no more.  Blocks in readv(2)."""
         slot.begin_read()
-        asked_ns = time.monotonic_ns()
+        asked_ns = monotonic_ns()
         try:
             length = os.readv(self.fd, [slot.read_buffer])
         except OSError as err:
@@ -428,6 +430,9 @@ class Session:
                 self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
             if ctx.given_up:  # the kernel took EINTR for the outcome: what it remembers from before may be wrong
                 promise = (0, 0)
+            row = self._latency_rows[opcode]
+            if row and not ctx.repeated:  # of a repeated one only the rest is known
+                self._latencies.count(row, monotonic_ns() - ctx.began_ns)
             if promise is not None:
                 self._delivered(promise, opcode, ctx, value)
         except Exception as err:

@@ -16,6 +16,7 @@ def figures(memory: MountMemory, mount: MountState, budget: MemoryBudget, worker
     dirty = memory.dirty
     return {
         **memory.control.counters(),
+        **memory.control.latencies.figures(),
         **budget.figures(),
         **mount.names_figures(),
         "workers": workers,

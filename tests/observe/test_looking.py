@@ -159,6 +159,7 @@ def test_stats_and_top_show_what_is_done(node: Node, tree: Path) -> None:
             child.kill()
             child.wait()
     assert figures["ops_per_second"] > 0 and figures["entries_per_second"] > 0
+    assert figures["operation_ms"] > 0 and all(row["p99_ms"] > 0 for row in top["operations"] if row["operation"] in ("create", "write"))
     assert figures["free_segments"] > 0 and figures["daemon_bytes"] > 0
     assert [row["directory"] for row in top["mounts"]] == [str(node.mountpoint)] and top["mounts"][0]["ops_per_second"] > 0
     assert {row["operation"] for row in top["operations"]} >= {"create", "write"}, top

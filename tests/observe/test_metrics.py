@@ -57,5 +57,10 @@ def test_requests_of_the_kernel_and_syncs_of_the_journal_are_counted_in_base_uni
         await_true(opcode, lambda opcode=opcode: grown("awsomefsd_worker_fuse_requests_total", f'opcode="{opcode}"') >= 20, REPORT_S, 0.3)
     syncs, seconds = grown("awsomefsd_meta_journal_syncs_total"), grown("awsomefsd_meta_journal_sync_seconds_total")
     assert syncs > 0 and 0 < seconds / syncs < 10, "seconds, and not nanoseconds"
+    page = figures(node)
+    took = {name: value(page, f"awsomefsd_worker_fuse_request_seconds_{name}", 'opcode="create"') for name in ("sum", "count")}
+    assert 0 < took["sum"] / took["count"] < 60
+    created = value(page, "awsomefsd_worker_fuse_requests_total", 'opcode="create"')
+    assert took["count"] == created, "of one report; no worker died"
     left = value(figures(node), "awsomefsd_worker_lease_left_seconds")
     assert 0 < left <= 6.667

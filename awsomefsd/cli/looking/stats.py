@@ -29,6 +29,7 @@ STATS: dict[str, Column] = {
     "reads_per_second": lambda one: one.per_second(FUSE, opcode="read"),
     "writes_per_second": lambda one: one.per_second(FUSE, opcode="write"),
     "fsyncs_per_second": lambda one: one.per_second(FUSE, opcode="fsync"),
+    "operation_ms": lambda one: (one.latency_s() or 0.0) * 1_000,
     "requests_per_second": lambda one: one.per_second("awsomefsd_leader_requests_total"),
     "entries_per_second": lambda one: one.per_second("awsomefsd_meta_entries_total"),
     "sync_ms": lambda one: one.mean("awsomefsd_meta_journal_sync_seconds_total", "awsomefsd_meta_journal_syncs_total") * 1_000,
@@ -36,8 +37,9 @@ STATS: dict[str, Column] = {
     "free_segments": lambda one: one.now.total("awsomefsd_device_segments_free"),
     "daemon_bytes": lambda one: one.now.total("awsomefsd_daemon_memory_bytes"),
 }
-_HEADS = ("OPS/s", "READ/s", "WRITE/s", "FSYNC/s", "REQ/s", "LOG/s", "SYNC ms", "DIRTY", "FREE", "DAEMON")
-_WIDTH = 7
+_WIDTHS = {
+    "OPS/s": 6, "READ/s": 6, "WRITE/s": 7, "FSYNC/s": 7, "OP ms": 6, "REQ/s": 6, "LOG/s": 6, "SYNC ms": 7, "DIRTY": 6, "FREE": 6, "DAEMON": 7,
+}  # fmt: skip
 _LOCAL = "local"  # the workers and the daemon of this node, as peers
 
 _interval = click.option("--interval", type=Seconds(0.1, 3_600), default=INTERVAL_S, show_default=True, help="Seconds of a line.")
@@ -52,8 +54,9 @@ _count = click.option("--count", type=click.IntRange(1), help="Exit after so man
 def stats(invocation: Invocation, interval: float, count: int | None, form: str) -> None:
     """Print what this node does, one line an interval.
 
-    Requests of the kernel to all mounts (OPS, READ, WRITE, FSYNC), requests that the metadata service took while it led (REQ), entries of
-    the log (LOG), the mean time of a journal sync (SYNC), buffered bytes (DIRTY), free segments (FREE), and memory of the daemon.
+    Requests of the kernel to all mounts (OPS, READ, WRITE, FSYNC) and the mean time that one took (OP), requests that the metadata service
+    took while it led (REQ), entries of the log (LOG), the mean time of a journal sync (SYNC), buffered bytes (DIRTY), free segments
+    (FREE), and memory of the daemon.
     Workers report every 5 s: a shorter interval shows 0 and then what came at once.
     """
     with invocation.client() as client:
@@ -63,15 +66,20 @@ def stats(invocation: Invocation, interval: float, count: int | None, form: str)
                 click.echo(json.dumps(values))
                 continue
             if number % HEAD_EVERY == 0:
-                say(" ".join(f"{head:>{_WIDTH}}" for head in _HEADS))
-            say(" ".join(f"{_shown(name, value):>{_WIDTH}}" for name, value in values.items()))
+                say(" ".join(f"{head:>{width}}" for head, width in _WIDTHS.items()))
+            shown = zip(values.items(), _WIDTHS.values(), strict=True)
+            say(" ".join(f"{_shown(name, value):>{width}}" for (name, value), width in shown))
 
 
 def _shown(name: str, value: float) -> str:
-    """Returns a figure in at most _WIDTH characters."""
+    """Returns a figure in as many characters as its column has."""
     if name.endswith("_bytes"):
         return format_bytes(int(value)).replace(" ", "").replace("iB", "")
-    return f"{value:.2f}" if name == "sync_ms" else f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+    return _ms(value) if name.endswith("_ms") else f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 @click.command(cls=CliCommand)
@@ -82,7 +90,8 @@ def _shown(name: str, value: float) -> str:
 def top(invocation: Invocation, interval: float, count: int | None, form: str) -> None:
     """Show the busiest mounts of this node, operations, and nodes that ask it for metadata.
 
-    Mounts and operations: requests of the kernel a second.  Nodes: bytes that this node's metadata service exchanged with them.
+    Mounts and operations: requests of the kernel a second; of the usual kinds the mean time and the one that 99 of 100 keep to (an estimate
+    from the histograms of the metrics page).  Nodes: bytes that this node's metadata service exchanged with them.
     """
     names: dict[str, str] = {_LOCAL: _LOCAL}
     with invocation.client() as client:
@@ -117,7 +126,12 @@ def _mounts(one: Rates) -> list[dict[str, Any]]:
 
 
 def _operations(one: Rates) -> list[dict[str, Any]]:
-    found = [{"operation": kind, "per_second": rate} for kind, rate in one.operations().items() if rate]
+    found = []
+    for kind, rate in one.operations().items():
+        if rate:
+            mean, most = one.latency_s(opcode=kind), one.latency_quantile_s(0.99, opcode=kind)
+            times = {"mean_ms": mean and mean * 1_000, "p99_ms": most and most * 1_000}
+            found.append({"operation": kind, "per_second": rate, **times})
     return sorted(found, key=lambda row: -float(str(row["per_second"])))
 
 
@@ -151,8 +165,9 @@ def _show(told: dict[str, list[dict[str, Any]]]) -> None:
     heads = ["OPS/s", "READ/s", "WRITE/s", "DIRTY", "OPEN", "MOUNT"]
     print_table(heads, rows, right=heads[:-1], empty="no mounts")
     say()
-    rows = [[f"{row['per_second']:.1f}", row["operation"]] for row in told["operations"]]
-    print_table(["PER SECOND", "OPERATION"], rows, right=("PER SECOND",), empty="no operations")
+    rows = [[f"{row['per_second']:.1f}", _ms(row["mean_ms"]), _ms(row["p99_ms"]), row["operation"]] for row in told["operations"]]
+    heads = ["PER SECOND", "MEAN ms", "P99 ms", "OPERATION"]
+    print_table(heads, rows, right=heads[:-1], empty="no operations")
     say()
     rows = [
         [f"{format_bytes(row['requests_bytes_per_second'])}/s", f"{format_bytes(row['log_bytes_per_second'])}/s", row["name"]]

@@ -7,8 +7,10 @@ labels where a name would stand for many.  docs/MONITORING.md has the same rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 
 from awsomefsd.base.metrics import Labels, Sample
+from awsomefsd.fuse.latencies import BOUNDS_US
 
 UNKNOWN = "A figure without a description."
 COUNTERS = {
@@ -144,6 +146,9 @@ FAMILIES = (
         "recalls that were answered within a time. Leader",
     ),
 )
+# what one worker counted of one kind of request, put together by `histograms`; words of fuse/latencies.py
+_LATENCY = re.compile(r"worker_request_(\w+)_(?:le_(\d+us|inf)|(ns_sum))")
+LATENCY_HELP = "how long requests of the kernel took, from a reader of the worker to the reply"
 _NAMES = {  # where the figure's own name would mislead
     "collect_segments": "collect_collected_segments_total",
     "collect_segments_free": "collect_device_segments_free",
@@ -174,6 +179,34 @@ def sample(figure: str, value: float, labels: Labels = ()) -> Sample:
             kind = "counter" if name.endswith("_total") else "gauge"
             return Sample(f"awsomefsd_{name}", kind, means, value * _scale(figure), (*labels, (label, _label_value(label, found[1]))))
     return Sample(f"awsomefsd_{figure}", "gauge", UNKNOWN, value, labels)
+
+
+def of_worker(figures: Mapping[str, int], labels: Labels) -> Iterator[Sample]:
+    """Yields the samples of the figures that one worker reported."""
+    latencies: dict[str, dict[str, int]] = {}
+    for name, value in sorted(figures.items()):
+        if found := _LATENCY.fullmatch(f"worker_{name}"):
+            latencies.setdefault(found[1], {})[found[2] or found[3]] = value
+        else:
+            yield sample(f"worker_{name}", value, labels)
+    for opcode, row in latencies.items():
+        yield from _histogram(row, (*labels, ("opcode", opcode)))
+
+
+def _histogram(row: Mapping[str, int], labels: Labels) -> Iterator[Sample]:
+    """Prometheus wants every bound, and with each all that took less; workers leave out buckets in which nothing is.
+
+    A worker of another build may have bounds of its own.
+    """
+    name, total = "awsomefsd_worker_fuse_request_seconds", 0
+    bounds = {*BOUNDS_US, *(int(key.removesuffix("us")) for key in row if key.endswith("us"))}
+    for bound in sorted(bounds):
+        total += row.get(f"{bound}us", 0)
+        yield Sample(f"{name}_bucket", "histogram", LATENCY_HELP, total, (*labels, ("le", f"{bound / 1e6:g}")))
+    total += row.get("inf", 0)
+    yield Sample(f"{name}_bucket", "histogram", LATENCY_HELP, total, (*labels, ("le", "+Inf")))
+    yield Sample(f"{name}_count", "histogram", LATENCY_HELP, total, labels)
+    yield Sample(f"{name}_sum", "histogram", LATENCY_HELP, row.get("ns_sum", 0) * 1e-9, labels)
 
 
 def _scale(figure: str) -> float:

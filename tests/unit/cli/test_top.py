@@ -83,3 +83,37 @@ def test_without_names_the_ids_stand(
     intervals.append(_interval(TWO))
     assert command_line.run(["top"]) == 0
     assert TWO in capsys.readouterr().out and ("ListNodes" in daemon.asked) == bool(leader)
+
+
+def _counted(*buckets: tuple[str, float], sum_s: float) -> dict[Any, float]:
+    name, kind = "awsomefsd_worker_fuse_request_seconds", ("opcode", "read")
+    counts = {(f"{name}_bucket", (("le", bound), kind)): count for bound, count in buckets}
+    return {**counts, (f"{name}_count", (kind,)): buckets[-1][1], (f"{name}_sum", (kind,)): sum_s}
+
+
+def test_times_of_an_interval_are_those_of_its_requests() -> None:
+    before = FiguresRead(0, _counted(("0.001", 50), ("0.01", 50), ("+Inf", 50), sum_s=1.0))
+    one = Rates(before, FiguresRead(1, _counted(("0.001", 100), ("0.01", 150), ("+Inf", 150), sum_s=1.5)))
+    assert one.latency_s() == one.latency_s(opcode="read") == 0.005
+    assert one.latency_quantile_s(0.75, opcode="read") == pytest.approx(0.0055), "half of the way between two bounds"
+    assert one.latency_quantile_s(0.5) == 0.001 and one.latency_quantile_s(0.25) == 0.0005
+    assert one.latency_s(opcode="write") is None and one.latency_quantile_s(0.99, opcode="write") is None
+    assert Rates(before, before).latency_s() is None and Rates(before, before).latency_quantile_s(0.99) is None
+
+
+def test_what_took_longer_than_all_bounds_counts_as_the_last_one() -> None:
+    one = Rates(FiguresRead(0, {}), FiguresRead(1, _counted(("10", 1), ("+Inf", 9), sum_s=500.0)))
+    assert one.latency_quantile_s(0.99) == 10
+
+
+def test_operations_without_times_have_a_dash(
+    intervals: list[Rates], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that is older than the daemon, and of kinds that are not timed."""
+    monkeypatch.setattr(Invocation, "client", lambda _self: FakeDaemon())
+    values = {**_counted(("0.001", 4), ("+Inf", 4), sum_s=0.002)}
+    values |= {(stats.FUSE, (("opcode", kind),)): count for kind, count in (("read", 4.0), ("setlk", 2.0))}
+    intervals.append(Rates(FiguresRead(0, {}), FiguresRead(1, values)))
+    assert command_line.run(["top"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["4.0", "0.50", "0.99", "read"] in lines and ["2.0", "-", "-", "setlk"] in lines
