@@ -38,7 +38,8 @@ STATS: dict[str, Column] = {
     "daemon_bytes": lambda one: one.now.total("awsomefsd_daemon_memory_bytes"),
 }
 _WIDTHS = {
-    "OPS/s": 6, "READ/s": 6, "WRITE/s": 7, "FSYNC/s": 7, "OP ms": 6, "REQ/s": 6, "LOG/s": 6, "SYNC ms": 7, "DIRTY": 6, "FREE": 6, "DAEMON": 7,
+    "OPS/s": 6, "READ/s": 6, "WRITE/s": 7, "FSYNC/s": 7, "OP ms": 6,
+    "REQ/s": 6, "LOG/s": 6, "SYNC ms": 7, "DIRTY": 6, "FREE": 6, "DAEMON": 7,
 }  # fmt: skip
 _LOCAL = "local"  # the workers and the daemon of this node, as peers
 
