@@ -1,4 +1,4 @@
-"""How long requests of the kernel took, in buckets by kind: plain words behind the counters of the control area.
+"""Histograms of how long requests of the kernel took, by kind: plain words behind the counters of the control area.
 
 Each kind has one row of 16 words: how many requests took at most each bound (and no less than the bound before), how many took longer than
 all, and the sum in nanoseconds.  As counters do, the words outlive the worker, and two threads that count at once may lose one of the two.
