@@ -29,7 +29,7 @@ from awsomefsd.base.errors import Error
 from awsomefsd.base.limits import DEVICE_REPORT_MS, SCRUB_LOOK_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
-from awsomefsd.base.rule_levels import POOLS
+from awsomefsd.base.rule_levels import POOLS, STORES
 from awsomefsd.base.tls import TlsFiles
 from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
 from awsomefsd.base.watchdog import keep_fed
@@ -179,6 +179,7 @@ class Daemon:
             lambda count, began: time.sleep(self.upkeep_io.spend(count, began)),
         )  # fmt: skip
         self._start_pool_upkeep(undo)
+        self._start_store_eras(undo)
         self.collection.start()
         undo.callback(self.collection.stop)
 
@@ -224,6 +225,20 @@ class Daemon:
         )  # fmt: skip
         upkeep.start()
         undo.callback(upkeep.stop)
+
+    def _start_store_eras(self, undo: ExitStack) -> None:
+        """Starts what begins eras of stores while this node leads; not in builds whose clusters have none (base/levels.py)."""
+        if levels.highest() < STORES or self.node.role != "node":
+            return
+        from awsomefsd.node.store_eras import StoreEras
+        from awsomefsd.node.stores import StoreCatalog
+
+        eras = StoreEras(
+            StoreCatalog(self.catalog, self.node.cluster), lambda: self.catalog.level() >= STORES, lambda: self.metadata.leads,
+            self.membership.applied,
+        )  # fmt: skip
+        eras.start()
+        undo.callback(eras.stop)
 
     def _mountable(self, name: str) -> VolumeInfo:
         found = self.catalog.mountable(name, node=self.node.node)

@@ -133,6 +133,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.AddStore: stores.add,
     c.StoreReady: stores.ready,
     c.SetStore: stores.change,
+    c.BeginEra: stores.begin_era,
     c.DetachStore: stores.detach,
     c.MakeCsiVolume: csi_volumes.make,
     c.SetCsiVolume: csi_volumes.change,

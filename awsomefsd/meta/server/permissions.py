@@ -151,6 +151,7 @@ COMMANDS: dict[type, May] = {
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
             c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot,
+            c.BeginEra,
         ),
         May.NODE,
     ),
