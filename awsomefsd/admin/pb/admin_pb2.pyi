@@ -1173,8 +1173,10 @@ class Summary(_message.Message):
     def __init__(self, directories: _Optional[int] = ..., files: _Optional[int] = ..., symlinks: _Optional[int] = ..., others: _Optional[int] = ..., bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., further_names: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
 
 class MakeUiLoginRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("operator",)
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    operator: bool
+    def __init__(self, operator: _Optional[bool] = ...) -> None: ...
 
 class MakeUiLoginReply(_message.Message):
     __slots__ = ("address", "seconds")
