@@ -300,12 +300,14 @@ class Daemon:
         from awsomefsd.admin.observe_service import ObserveRpcs
         from awsomefsd.admin.pool_service import PoolRpcs
         from awsomefsd.admin.service import AdminService
+        from awsomefsd.admin.snapshot_service import SnapshotRpcs
         from awsomefsd.admin.store_service import StoreRpcs
         from awsomefsd.admin.stream_service import StreamRpcs
         from awsomefsd.admin.streams import Streams
         from awsomefsd.admin.ui_service import UiRpcs
         from awsomefsd.admin.volume_service import VolumeRpcs
         from awsomefsd.node.pools import PoolCatalog
+        from awsomefsd.node.snapshots import SnapshotCatalog
         from awsomefsd.node.stores import StoreCatalog
 
         settings, cluster = self.settings, self.node.cluster
@@ -323,6 +325,7 @@ class Daemon:
             UiRpcs(page.login),
             StoreRpcs(StoreCatalog(self.catalog, cluster)),
             PoolRpcs(PoolCatalog(self.catalog)),
+            SnapshotRpcs(SnapshotCatalog(self.catalog, self.access.ask)),
         )
 
     def _serve_csi(self) -> CsiServer | None:

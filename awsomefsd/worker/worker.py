@@ -126,7 +126,8 @@ class Worker:
         hit("takeover.ready")
         self.link.ready(partial(flush_all, self.mount, self.conflicts))
         report = partial(figures, self.memory, self.mount, self.budget, self.open_command.worker)
-        Background(self.mount, self.client, self.data.devices, self.budget, self.vfs.orphans, report, self._ended).start()
+        flush = partial(flush_all, self.mount, self.conflicts, tell=False)
+        Background(self.mount, self.client, self.data.devices, self.budget, self.vfs.orphans, report, flush, self._ended).start()
 
     def serve(self) -> None:
         """Returns when the kernel has unmounted and nothing is dirty any more."""

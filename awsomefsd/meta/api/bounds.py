@@ -33,6 +33,7 @@ from awsomefsd.meta.api import commands, messages
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import NodeReport
 from awsomefsd.meta.api.messages.pools import PoolCensus
+from awsomefsd.meta.api.messages.snapshots import FlushVolumes
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
@@ -58,6 +59,7 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.CreateSnapshots: {"snapshots": VOLUMES_PER_SNAPSHOT_MAX},
     commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
+    FlushVolumes: {"volumes": VOLUMES_PER_SNAPSHOT_MAX},
     PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX},
 }
 

@@ -278,6 +278,12 @@ class Machine:
         caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)
         return {row.session: (row.volume, row.mount) for row in caching}
 
+    def serving(self) -> list[tuple[int, int, str]]:
+        """Returns (session, volume, name of its node) of the live sessions that may change a volume."""
+        named = {row.node: row.name for row in nodes.every(self.state)}
+        found = (row for row in sessions.every(self.state) if row.volume and not row.ended and not row.snapshot)
+        return [(row.session, row.volume, named.get(row.node) or row.node) for row in found]
+
     def reserving_sessions(self, volume: int, but: int) -> list[int]:
         """Returns the live sessions of a volume (0: of all) that have reserved space, without the session `but`."""
         found = (row for row in sessions.every(self.state) if row.reserved_bytes and not row.ended and row.session != but)

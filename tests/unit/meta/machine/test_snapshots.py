@@ -321,6 +321,7 @@ def test_a_session_reads_a_snapshot_beside_all_others(drive: Drive) -> None:
     for mount, node in ((8, "n1"), (9, "n2")):
         opened = read(drive, info, mount, node=node)
         assert (opened.resumed, opened.changed_by_others, opened.volume.holder) == (False, False, own[0])
+    assert drive.machine.serving() == [(own[0], drive.volume, "n1")]  # who may hold something back
     sound(drive)
     assert drive.errno(c.DeleteSnapshot(drive.volume, info.snapshot)) == errno.EBUSY
     drive.ok(c.EndSession(*own, True))
