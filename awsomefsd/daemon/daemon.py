@@ -154,10 +154,14 @@ class Daemon:
         return PoolsOfNodes(self.catalog, PoolOperations(self.node.cluster, self.access.ask, self.catalog))
 
     def _mounts(self, removed: Callable[[], str]) -> Mounts:
+        from awsomefsd.node.snapshots import SnapshotCatalog
+
         settings, worker = self.settings, own_worker if self.host_keeper is None else self.host_keeper.worker
+        snapshots = SnapshotCatalog(self.catalog, self.access.ask)
         return Mounts(
             settings.state_dir, identity.boot_id(), self.keeper, self._mountable, worker_config(settings, self.node),
             settings.mount.readahead // 1024, self.catalog.end_session_of, worker, removed, node=self.node.node,
+            find_snapshot=snapshots.find,
         )  # fmt: skip
 
     def _start_collecting(self, undo: ExitStack) -> None:

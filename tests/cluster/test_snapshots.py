@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,29 @@ def sizes(*files: dict[str, bytes]) -> dict[str, int]:
     return {name: len(data) for one in files for name, data in one.items()}
 
 
+def look_at(node: Node, volume: str, first: dict[str, bytes], second: dict[str, bytes]) -> None:
+    """Mounts a snapshot beside the volume: it shows what was there, whatever happens to the volume, and takes no change."""
+    old = node.directory / "old"
+    old.mkdir(exist_ok=True)
+    node.cli("mount", f"{volume}@one", str(old))
+    try:
+        assert {name: (old / name).read_bytes() for name in os.listdir(old)} == first
+        assert not any((old / name).exists() for name in second)
+        (node.mountpoint / "second-large").write_bytes(b"third" * 40_000)
+        node.cli("flush", str(node.mountpoint))
+        assert (old / "first-large").read_bytes() == first["first-large"]
+        for change in (lambda: (old / "new").write_bytes(b""), (old / "first-1").unlink, lambda: os.setxattr(old, "user.a", b"")):
+            with pytest.raises(OSError) as refused:
+                change()
+            assert refused.value.errno == errno.EROFS
+        assert "is mounted on node" in node.cli_error("volume", "snapshot", "delete", f"{volume}@one")
+        killed = node.kill("worker")
+        assert killed and (old / "first-large").read_bytes() == first["first-large"], "its successor goes on with the snapshot"
+        assert (node.mountpoint / "second-large").read_bytes() == b"third" * 40_000
+    finally:
+        node.cli("umount", str(old))
+
+
 @pytest.mark.parametrize("options", ["", "shared"])
 def test_what_a_mount_holds_back_is_in_a_snapshot(node: Node, options: str) -> None:
     node.umount()
@@ -77,6 +101,7 @@ def test_what_a_mount_holds_back_is_in_a_snapshot(node: Node, options: str) -> N
         assert sorted(os.listdir(node.mountpoint)) == sorted(second)
         assert [one["name"] for one in node.ask("volume", "snapshot", "ls", volume)] == ["one", "two"]
         assert "has a snapshot one" in node.cli_error("volume", "snapshot", "create", f"{volume}@one")
+        look_at(node, volume, first, second)
         node.cli("volume", "snapshot", "delete", f"{volume}@one")
         assert "no snapshot 'one' (snapshots: two)" in node.cli_error("volume", "snapshot", "delete", f"{volume}@one")
         node.cli("umount", str(node.mountpoint))

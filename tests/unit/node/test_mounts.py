@@ -14,7 +14,7 @@ import pytest
 
 from awsomefsd.base import durable, log
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
-from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.types import SNAPSHOT_SYNCED, SnapshotInfo, VolumeInfo
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper.mount_syscalls import FSTYPE, MountEntry
 from awsomefsd.node import mounts
@@ -22,6 +22,9 @@ from awsomefsd.node.mounts import DesiredMount, Mounts, MountView
 from awsomefsd.worker.config import WorkerConfig
 
 NODE = "n"
+SNAPSHOTS = {
+    name: SnapshotInfo(1, number, f"uuid-{name}", name, 0, SNAPSHOT_SYNCED, 0, 1, 0) for number, name in enumerate(("old", "new"), 4)
+}
 VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
 
 
@@ -94,7 +97,7 @@ class FakeKeeper:
 def config_of(wanted: DesiredMount, options: MountOptions) -> WorkerConfig:
     return WorkerConfig(
         volume=wanted.volume, node=NODE, boot_id="b", meta_sock="/meta.sock", state_dir="/s", options=wanted.options,
-        read_only=options.read_only,
+        read_only=options.read_only, snapshot=wanted.snapshot, snapshot_uuid=wanted.snapshot_uuid,
     )  # fmt: skip
 
 
@@ -116,12 +119,20 @@ class Rig:
     def daemon(self, boot_id: str = "boot", node: str = NODE) -> Mounts:
         """A daemon that has just been started."""
         ended, removed = self.ended.append, lambda: self.removed
-        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, ended, removed=removed, node=node)
+        return Mounts(
+            self.state_dir, boot_id, self.keeper, self.find, config_of, 128, ended, removed=removed, node=node,
+            find_snapshot=self.find_snapshot,
+        )  # fmt: skip
 
     def find(self, name: str) -> VolumeInfo:
         if name not in VOLUMES:
             raise NotFound(f"no volume {name}")
         return VOLUMES[name]
+
+    def find_snapshot(self, volume: str, name: str) -> tuple[VolumeInfo, SnapshotInfo]:
+        if name not in SNAPSHOTS:
+            raise NotFound(f"no snapshot {name}")
+        return self.find(volume), SNAPSHOTS[name]
 
     def lose_all_processes(self) -> None:
         """Keeper and worker are killed at once; the kernel keeps dead mounts."""
@@ -553,3 +564,49 @@ def test_the_session_of_what_was_unmounted_by_force_is_ended(rig: Rig) -> None:
 
 def test_probe_of_a_living_directory(tmp_path: Path) -> None:
     assert not mounts.is_dead(str(tmp_path)) and not mounts.is_dead(str(tmp_path / "none"))
+
+
+def served(rig: Rig, directory: str) -> tuple[int, int, str, bool]:
+    """Volume, snapshot, its uuid, and read-only, as the worker of a directory was told."""
+    config = rig.keeper.rows[rig.keeper.places[directory]]["config"]
+    return config["volume"], config["snapshot"], config["snapshot_uuid"], config["read_only"]
+
+
+def test_a_snapshot_is_mounted_read_only_beside_its_volume(rig: Rig) -> None:
+    volume, snapshot = rig.directories
+    rig.mounts.mount("alpha", volume, [])
+    view = rig.mounts.mount("alpha@old", snapshot, ["rw", "nosuid"])
+    assert (view.volume_name, view.options) == ("alpha@old", ("nosuid", "ro"))
+    assert served(rig, volume) == (1, 0, "", False) and served(rig, snapshot) == (1, 4, "uuid-old", True)
+    found = rig.mounts.of_volume(1)
+    assert found is not None and found.directory == volume
+    rig.mounts.umount(snapshot, force=False)
+    for name, options, words in (
+        ("alpha@none", [], "no snapshot none"), ("gamma@old", [], "no volume gamma"), ("alpha@new", ["shared"], "option shared"),
+    ):  # fmt: skip
+        with pytest.raises((NotFound, ConfigError), match=words):
+            rig.mounts.mount(name, snapshot, options)
+    rig.mounts.mount("alpha@new", snapshot, [])
+    assert served(rig, snapshot) == (1, 5, "uuid-new", True)
+
+
+def test_a_snapshot_does_not_become_writable(rig: Rig) -> None:
+    rig.mounts.mount("alpha@old", rig.directories[0], [])
+    with pytest.raises(ConfigError, match="never writable"):
+        rig.mounts.remount("alpha@old", rig.directories[0], ["rw"])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_snapshot_comes_back_as_itself(rig: Rig, lost: bool) -> None:
+    """Its processes die; or first the file that says what is mounted."""
+    volume, snapshot = rig.directories
+    rig.mounts.mount("alpha", volume, [])
+    rig.mounts.mount("alpha@old", snapshot, [])
+    if lost:
+        (rig.state_dir / "mounts.json").unlink()
+    rig.mounts = rig.daemon()
+    rig.mounts.reconcile()
+    rig.lose_all_processes()
+    for dead in rig.mounts.reconcile():
+        rig.mounts.revive(dead)
+    assert served(rig, snapshot) == (1, 4, "uuid-old", True) and served(rig, volume) == (1, 0, "", False)
