@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.limits import MIB
+from awsomefsd.base.power_cut import Why
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.io.file.dirty_log import DirtyLog
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
+from awsomefsd.worker import delegation
 from tests.rigs.delegated_mount import Delegated, Shipping, at_leader, replace_session, shipped
 from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, Gate, Held, Rig, Started, error_of, rig, until
 
@@ -76,7 +79,8 @@ def test_a_difference_is_told_and_nothing_is_lost(r: Rig, monkeypatch: pytest.Mo
     monkeypatch.setattr(r.worker.names._names, "check_of", lambda record, touched: 1)
     r.mkdir(b"d")
     shipped(r)
-    assert r.worker.names.figures()["names_diverged"] == 1 and list(at_leader(r)) == [b"d"]
+    until(lambda: r.worker.names.figures()["names_diverged"])
+    assert list(at_leader(r)) == [b"d"]
 
 
 def test_data_that_cannot_be_flushed_takes_no_room_from_names(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +128,10 @@ def test_a_listing_of_a_directory_that_is_not_known_whole_waits_for_its_records(
         early = listing.done()
         shipping.go()
         assert set(listing.result(LIMIT_S)) == {b"1", b"2"} and not early
+
+
+def test_a_worker_that_does_not_know_the_rules_of_the_cluster_decides_nothing(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delegation, "highest", lambda: DELEGATION - 1)
+    r.restart()
+    d = r.mkdir(b"d")
+    assert not r.worker.names.decides and r.worker.names.why_not == Why.LEVEL and at_leader(r) == {b"d": d}
