@@ -181,7 +181,7 @@ BROKEN = [
 
 
 OF_NAMES = [
-    (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0), ("fsync", "bar", False)]),
+    (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0), ("fsyncdir", ".")]),
     (fsync_that_waits_for_no_names, [("creat", "new"), ("fsync", "new", False)]),
 ]
 

@@ -83,6 +83,34 @@ def test_a_difference_is_told_and_nothing_is_lost(r: Rig, monkeypatch: pytest.Mo
     assert list(at_leader(r)) == [b"d"]
 
 
+def test_data_that_is_committed_beside_a_record_is_no_difference(r: Rig) -> None:
+    """The leader has it before the record, and the mount has not heard of that: the check leaves size and times of data out."""
+    ino, fh = r.create(b"f")
+    shipped(r)
+    held: list[Held] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.Commit:
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[-1]
+
+    gate = Gate(r.worker.client)
+    r.worker.names._metadata = gate
+    gate.on_propose = on_propose
+    r.write(ino, fh, 0, b"some bytes")
+    syncing = r.begin("fsync", ino, fh, False)
+    until(lambda: held and held[0].answered.is_set())
+    gate.on_propose = None
+    decided = r.worker.names.decided
+    r.call("setxattr", ino, b"user.x", b"1", 0)
+    r.call("fsyncdir", ROOT_INO, 0, False)
+    assert r.worker.names.decided == decided + 1 and not syncing.ended.is_set()
+    held[0].release()
+    syncing.result(LIMIT_S)
+    assert r.attr(ino).size == 10 and r.worker.names.figures()["names_differing"] == 0
+
+
 def test_data_that_cannot_be_flushed_takes_no_room_from_names(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device hangs until the dirty log is full; names are decided and shipped meanwhile."""
     go_on, full = threading.Event(), threading.Event()
