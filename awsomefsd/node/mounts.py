@@ -42,6 +42,7 @@ from awsomefsd.base.types import SnapshotInfo, VolumeInfo
 from awsomefsd.config import mount_options
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper import mount_syscalls
+from awsomefsd.keeper.client import ANSWER_S_MAX, LOOK_S_MAX
 from awsomefsd.node.last_words import reason_in
 from awsomefsd.worker.config import WorkerConfig, asked_options
 from awsomefsd.worker.memory import worker_memfds
@@ -81,7 +82,7 @@ class MountKeeper(Protocol):
     def remount(self, mount: str, dir: str, *, options: Sequence[str], config: Mapping[str, Any], readahead_kib: int) -> None: ...
     def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
-    def list(self) -> list[dict[str, Any]]: ...
+    def list(self, timeout_s: float = ANSWER_S_MAX) -> list[dict[str, Any]]: ...
     def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool: ...
 
 
@@ -329,8 +330,12 @@ class Mounts:
             wanted = next((one for one in self._desired.values() if one.volume == volume and not one.snapshot), None)
         return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
 
-    def views(self, *, watched: bool = True) -> list[MountView]:
-        """Returns all mounts, also when the keeper is away (their state is then "unwatched").
+    def shown(self) -> list[MountView]:
+        """Returns `views` for somebody who only looks: a keeper that is silent is soon taken for away."""
+        return self.views(patience_s=LOOK_S_MAX)
+
+    def views(self, *, watched: bool = True, patience_s: float = ANSWER_S_MAX) -> list[MountView]:
+        """Returns all mounts, also when the keeper is away or silent for `patience_s` (their state is then "unwatched").
 
         `watched`: False if that is known; it is not asked then.
         """
@@ -340,7 +345,7 @@ class Mounts:
         listed = None
         if watched:
             with suppress(Unavailable):
-                listed = {_id_of(row): row for row in self._keeper.list()}
+                listed = {_id_of(row): row for row in self._keeper.list(patience_s)}
         busy |= self._busy_of(desired)  # one that is being unmounted may have left the list
         with self._lock:
             kept = [wanted for wanted in desired if wanted.mount in self._desired]

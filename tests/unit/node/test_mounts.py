@@ -16,6 +16,7 @@ from awsomefsd.base import durable, log
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
 from awsomefsd.base.types import SNAPSHOT_SYNCED, SnapshotInfo, VolumeInfo
 from awsomefsd.config.mount_options import MountOptions
+from awsomefsd.keeper.client import ANSWER_S_MAX, LOOK_S_MAX
 from awsomefsd.keeper.mount_syscalls import FSTYPE, MountEntry
 from awsomefsd.node import mounts
 from awsomefsd.node.mounts import DesiredMount, Mounts, MountView
@@ -35,6 +36,7 @@ class FakeKeeper:
         self.rows: dict[str, dict[str, Any]] = {}
         self.table: dict[str, str] = {}
         self.away = False
+        self.patience_s = 0.0  # of who asked last
         self.fails: Error | None = None
         self.asked: list[tuple[str, Any]] = []
         self.inside: Callable[[], None] = lambda: None
@@ -78,7 +80,8 @@ class FakeKeeper:
         self._answer("flush", target)
         return {}
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self, timeout_s: float = ANSWER_S_MAX) -> list[dict[str, Any]]:
+        self.patience_s = timeout_s
         if self.away:
             raise Unavailable("no keeper")
         return list(self.rows.values())
@@ -220,10 +223,17 @@ def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
     assert rig.file() == {} and rig.mounts.views() == []
 
 
+def test_who_only_looks_does_not_wait_long_for_a_keeper_that_is_stopped(rig: Rig) -> None:
+    """`volume ls`, `info` and `summary` took 12 s, for directories that this node knows by itself."""
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.keeper.away = True
+    assert [view.state for view in rig.mounts.shown()] == ["unwatched"] and rig.keeper.patience_s == LOOK_S_MAX
+
+
 def test_a_mount_that_completes_while_it_is_shown_is_not_called_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rig.keeper.list
 
-    def listed_before_it_completes() -> list[dict[str, Any]]:
+    def listed_before_it_completes(_timeout_s: float) -> list[dict[str, Any]]:
         rows = whole()
         if not rows:
             monkeypatch.setattr(rig.keeper, "list", whole)
@@ -239,7 +249,7 @@ def test_a_mount_that_ends_while_it_is_shown_is_not_called_dead(rig: Rig, monkey
     whole = rig.keeper.list
     rig.mounts.mount("alpha", rig.directories[0], [])
 
-    def listed_after_its_end() -> list[dict[str, Any]]:
+    def listed_after_its_end(_timeout_s: float) -> list[dict[str, Any]]:
         monkeypatch.setattr(rig.keeper, "list", whole)
         rig.mounts.umount(rig.directories[0], force=False)
         return whole()
