@@ -36,6 +36,7 @@ from awsomefsd.meta.api.messages.pools import PoolCensus
 from awsomefsd.meta.api.messages.snapshots import FlushVolumes
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
+_ERRNO = 4_095  # the kernel's largest
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
 _NARROW = frozenset(
     {"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask", "until", "at", "snapshot"}
@@ -102,6 +103,8 @@ def _range(type_: type[Struct], name: str) -> tuple[int, int]:
         return -_I63 - 1, _I63
     if name in _TIMES:
         return -_I63 - 1, _U64
+    if name == "errno":
+        return 0, _ERRNO
     return 0, _U32 if name in _NARROW else _U64 if name in _WIDE else _I63
 
 
