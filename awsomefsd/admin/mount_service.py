@@ -11,6 +11,7 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base import power_cut
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.config import mount_options
+from awsomefsd.keeper.client import LOOK_S_MAX
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.mounts import Mounts, MountView
 
@@ -40,7 +41,7 @@ class MountRpcs:
 
     @edge
     def ListMounts(self, request: pb.ListMountsRequest, context: grpc.ServicerContext) -> pb.ListMountsReply:
-        views = self._mounts.shown()
+        views = self._mounts.views(patience_s=LOOK_S_MAX)
         promised = self._promised() if request.power_cut else None
         return pb.ListMountsReply(mounts=[mount_message(view, *promised) if promised else mount_message(view) for view in views])
 

@@ -11,6 +11,7 @@ from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import WouldLoseData
 from awsomefsd.base.types import NAMES_WORDS, VolumeInfo
+from awsomefsd.keeper.client import LOOK_S_MAX
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.mounts import REFUSED, Mounts
 from awsomefsd.node.pools import PoolCatalog
@@ -70,7 +71,7 @@ class VolumeRpcs:
 
     def _where(self) -> dict[str, str]:
         where: dict[str, list[str]] = {}
-        for view in self._mounts.shown():
+        for view in self._mounts.views(patience_s=LOOK_S_MAX):
             if view.state == REFUSED:
                 continue  # it may be of another cluster's volume with this name
             where.setdefault(view.volume_name, []).append(view.directory)

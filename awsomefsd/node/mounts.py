@@ -42,7 +42,7 @@ from awsomefsd.base.types import SnapshotInfo, VolumeInfo
 from awsomefsd.config import mount_options
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper import mount_syscalls
-from awsomefsd.keeper.client import ANSWER_S_MAX, LOOK_S_MAX
+from awsomefsd.keeper.client import ANSWER_S_MAX
 from awsomefsd.node.last_words import reason_in
 from awsomefsd.worker.config import WorkerConfig, asked_options
 from awsomefsd.worker.memory import worker_memfds
@@ -329,10 +329,6 @@ class Mounts:
         with self._lock:
             wanted = next((one for one in self._desired.values() if one.volume == volume and not one.snapshot), None)
         return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
-
-    def shown(self) -> list[MountView]:
-        """Returns `views` for somebody who only looks: a keeper that is silent is soon taken for away."""
-        return self.views(patience_s=LOOK_S_MAX)
 
     def views(self, *, watched: bool = True, patience_s: float = ANSWER_S_MAX) -> list[MountView]:
         """Returns all mounts, also when the keeper is away or silent for `patience_s` (their state is then "unwatched").

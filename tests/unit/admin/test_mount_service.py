@@ -11,6 +11,7 @@ from awsomefsd.admin.mount_service import MountRpcs
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.power_cut import DECIDES, UNKNOWN, WHY, Why, of_mount
+from awsomefsd.keeper.client import LOOK_S_MAX
 from awsomefsd.node.mounts import MountView
 
 HERE = MountView(7, "vol", "/mnt", (), "serving", served_as=7)
@@ -27,7 +28,8 @@ class Place:
         self.asked: list[str] = []
 
     # --- Mounts
-    def shown(self) -> list[MountView]:
+    def views(self, *, patience_s: float) -> list[MountView]:
+        assert patience_s == LOOK_S_MAX, "who only looks does not wait long for a keeper that is stopped"
         return self.made
 
     def mount(self, volume: str, directory: str, options: list[str]) -> MountView:

@@ -227,7 +227,7 @@ def test_who_only_looks_does_not_wait_long_for_a_keeper_that_is_stopped(rig: Rig
     """`volume ls`, `info` and `summary` took 12 s, for directories that this node knows by itself."""
     rig.mounts.mount("alpha", rig.directories[0], [])
     rig.keeper.away = True
-    assert [view.state for view in rig.mounts.shown()] == ["unwatched"] and rig.keeper.patience_s == LOOK_S_MAX
+    assert [view.state for view in rig.mounts.views(patience_s=LOOK_S_MAX)] == ["unwatched"] and rig.keeper.patience_s == LOOK_S_MAX
 
 
 def test_a_mount_that_completes_while_it_is_shown_is_not_called_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
