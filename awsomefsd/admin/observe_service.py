@@ -11,13 +11,16 @@ import grpc
 
 from awsomefsd.admin.grpc_errors import edge, fail
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.base.errors import Error, Overloaded, Unavailable
+from awsomefsd.base.errors import Error, Overloaded, Refused, Unavailable
 from awsomefsd.base.metrics import Sample
+from awsomefsd.meta.client.paths import path_of
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.observing import FileReport, file_report, summaries
 
 SUMMARIES_MAX = 2  # at once: each asks the leader for page after page
 TOLD_S = 0.5
+PATHS_MAX = 1_024
+PATH_PAGES_MAX = 64  # questions for one of them: more than a path has directories, as a rule
 
 
 class ObserveRpcs:
@@ -57,6 +60,19 @@ class ObserveRpcs:
                 yield pb.Summary(**asdict(told))
         assert told is not None, "one is always told"
         yield pb.Summary(done=True, **asdict(told))
+
+    @edge
+    def GetPaths(self, request: pb.GetPathsRequest, context: grpc.ServicerContext) -> pb.GetPathsReply:
+        if len(request.inodes) > PATHS_MAX:
+            raise Refused(f"at most {PATHS_MAX} inodes at once")
+        volume = self._catalog.volume(request.volume).volume
+        told = []
+        for ino in request.inodes:
+            if self._stopping.is_set() or not context.is_active():
+                raise Unavailable("the daemon ends; ask again")
+            path = path_of(self._catalog.ask, volume, ino, PATH_PAGES_MAX)
+            told.append(pb.InodePath(inode=ino, path=path if path.startswith("/") else ""))
+        return pb.GetPathsReply(paths=told)
 
     @edge
     def GetFigures(self, request: pb.GetFiguresRequest, context: grpc.ServicerContext) -> pb.GetFiguresReply:

@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Find what is wrong on this node and in its cluster, and what mends it."),
     "stats": ("looking.stats:stats", "Print what this node does, one line an interval."),
     "top": ("looking.stats:top", "Show the busiest mounts, operations and nodes."),
+    "profile": ("looking.profile:profile", "Show which operations of a mount take the time."),
     "bench": ("looking.bench:bench", "Measure how fast disk, devices, network, metadata and a mount are."),
     "info": ("looking.info:info", "Show what a file is, where its data lies, and who has it open."),
     "summary": ("looking.summary:summary", "Show the sizes and counts of a tree."),

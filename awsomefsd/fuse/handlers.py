@@ -5,7 +5,8 @@ A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decod
 the application must not be computed a second time, so it is kept in shared memory until it is sent.
 
 Opcodes without a row are answered ENOSYS: the kernel remembers that and falls back (access to its own check, statx
-to getattr).  IOCTL is answered ENOTTY, the answer of a file without that ioctl.
+to getattr).  IOCTL is answered ENOTTY, the answer of a file without that ioctl, but for the one of
+access_log.py.
 """
 
 from __future__ import annotations

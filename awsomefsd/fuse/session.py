@@ -45,8 +45,9 @@ from awsomefsd.base.failpoints import hit
 from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Prompt, Promptly, Wait, begin_reading_requests
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
+from awsomefsd.fuse.access_log import AccessLog, name_of
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
-from awsomefsd.fuse.encode import PIECES_MAX, Reply
+from awsomefsd.fuse.encode import PIECES_MAX, Reply, plain
 from awsomefsd.fuse.handlers import Failures, Row, table
 from awsomefsd.fuse.inherited_requests import UNIQUE_MASK, InheritedRequests, RequestMemory
 from awsomefsd.fuse.killed_callers import KilledCallers
@@ -167,7 +168,8 @@ class Session:
     """One mount's conversation with the kernel.  `recover` once, then `start`; `wait` returns when the kernel has unmounted.
 
     `fresh`: no worker served this mount before.  `previous` says how the predecessor ended ({"signal": n | None}).  `on_first_reply` is
-    called once, on the thread that wrote the reply.  The caller ends the filesystem after `wait`.
+    called once, on the thread that wrote the reply.  `tells_root`: a caller of uid 0 may see what others do.  The caller ends the
+    filesystem after `wait`.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class Session:
         overrides: Overrides = Overrides(),
         previous: Mapping[str, Any] | None = None,
         on_first_reply: Callable[[], None] | None = None,
+        tells_root: bool = True,
     ) -> None:
         self.fd = fd
         self.fs = fs
@@ -211,6 +214,8 @@ class Session:
         self._kept_slots = control.counter("fuse_slots_kept")
         self._latencies = control.latencies
         self._latency_rows = control.latencies.rows
+        self._access_log = AccessLog(tells_root)
+        self._watchers = self._access_log.readers
         self._table: list[Row] = []
         negotiated = control.state.negotiated
         self._use(negotiated.flags if negotiated is not None else 0)
@@ -419,6 +424,7 @@ class Session:
                 held.free()
                 return
             promise = self.fs.promise() if opcode in REMEMBERED else None
+            name = name_of(opcode, held.request()) if self._watchers else b""  # the memory is freed with the reply
             if error is None:
                 try:
                     if not self.deliver(held, ctx, encode(self.fs, ctx, value), stored, value) and (ctx.given_up or ctx.repeated):
@@ -433,6 +439,8 @@ class Session:
             row = self._latency_rows[opcode]
             if row and not ctx.repeated:  # of a repeated one only the rest is known
                 self._latencies.count(row, monotonic_ns() - ctx.began_ns)
+            if self._watchers and not ctx.repeated and opcode != Opcode.IOCTL:
+                self._access_log.note(opcode, name, ctx, value, error)
             if promise is not None:
                 self._delivered(promise, opcode, ctx, value)
         except Exception as err:
@@ -531,6 +539,7 @@ class Session:
     def _use(self, flags: int) -> None:
         rows = table(flags)
         rows[Opcode.INIT] = (self._init, self._init_reply, False)
+        rows[Opcode.IOCTL] = (self._access_log.answer, plain, False)
         rows[Opcode.INTERRUPT] = (self._interrupt, None, False)
         self._table = rows
 

@@ -97,9 +97,9 @@ class Worker:
         self.mount.put_aside = lambda: saved.value > 0
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, metadata, self.pool, self.data.through)
-        self.session = Session(
-            link.fds["fuse"], identified(self.vfs, identity_of(config)), memory.control, memory.slots, memory.park, fresh=fresh,
-            overrides=Overrides(**config.overrides).with_locks(config.shared), previous=start.get("previous"), on_first_reply=link.answered,
+        self.session = Session(link.fds["fuse"], identified(self.vfs, identity_of(config)), memory.control, memory.slots, memory.park,
+            fresh=fresh, overrides=Overrides(**config.overrides).with_locks(config.shared), previous=previous,
+            on_first_reply=link.answered, tells_root=identity_of(config).root_is_root,
         )  # fmt: skip
         self.formats = OpLogFormat(memory, link)
         self.opening = SessionOpening(self.client, memory.control, self.formats)

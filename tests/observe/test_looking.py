@@ -19,6 +19,7 @@ from awsomefsd.cli.looking import info, summary
 from awsomefsd.cli.looking.info import openers, place_of
 from awsomefsd.keeper import mount_syscalls
 from buildtools.nodes import Node
+from buildtools.say import BuildError
 from tests.observe.terminal import shown, too_wide
 
 pytestmark = pytest.mark.root
@@ -166,6 +167,35 @@ def test_stats_and_top_show_what_is_done(node: Node, tree: Path) -> None:
     for name in ("stats", "top"):
         text = shown(node, name, "--interval", "0.1", "--count", "1")
         assert "OPS/s" in text and not too_wide(text)
+
+
+def test_profile_tells_which_operations_on_which_files(node: Node, tree: Path, tmp_path: Path) -> None:
+    """The work goes on until the command has ended, so it is seen whenever it begins to look."""
+    words = (*node.command, "profile", str(node.mountpoint), "--for", "1.5", "--count", "256", "-o", "json")
+    answer = tmp_path / "answer"  # longer than a pipe holds
+    with answer.open("w") as out, subprocess.Popen(words, stdout=out, env=node.environment()) as child:
+        while child.poll() is None:
+            _work(tree)
+            with (tree / "synced").open("wb") as file:
+                file.write(b"x")
+                file.flush()
+                os.fsync(file.fileno())
+    told = json.loads(answer.read_text())
+    program = Path("/proc/self/comm").read_text().strip()
+    rows = {(row["operation"], row["path"]): row for row in told["rows"] if program in row["programs"]}
+    for place in (("create", tree / "made0"), ("unlink", tree / "made7"), ("fsync", tree / "synced")):
+        row = rows[place[0], str(place[1])]
+        assert row["count"] >= 1 and row["most_ms"] >= row["mean_ms"] > 0 and row["uids"] == [0] and row["errors"] == 0
+    assert told["operations"] >= sum(row["count"] for row in told["rows"]) > 20 and told["mount"] == str(node.mountpoint)
+
+
+def test_profile_refuses_what_is_no_mount_and_fits_a_terminal(node: Node) -> None:
+    for path in ("/proc", str(node.mountpoint / "nothing")):
+        with pytest.raises(BuildError, match="is no mount of this node") as refused:
+            node.cli("profile", path)
+        assert str(node.mountpoint) in str(refused.value)
+    text = shown(node, "profile", str(node.mountpoint), "--for", "0.3")
+    assert not too_wide(text)
 
 
 def _work(tree: Path) -> None:

@@ -61,6 +61,6 @@ def test_requests_of_the_kernel_and_syncs_of_the_journal_are_counted_in_base_uni
     took = {name: value(page, f"awsomefsd_worker_fuse_request_seconds_{name}", 'opcode="create"') for name in ("sum", "count")}
     assert 0 < took["sum"] / took["count"] < 60
     created = value(page, "awsomefsd_worker_fuse_requests_total", 'opcode="create"')
-    assert took["count"] == created, "of one report; no worker died"
+    assert 20 <= took["count"] <= created, "of one report; less if a worker has died"
     left = value(figures(node), "awsomefsd_worker_lease_left_seconds")
     assert 0 < left <= 6.667

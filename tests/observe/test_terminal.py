@@ -20,7 +20,7 @@ PRINTING = (
 )  # fmt: skip
 PRINT_LITTLE = (  # commands that run for ever, or that say one sentence or an error
     "init", "run", "keeper", "supervise", "join", "leave", "mount-pyfuse3", "umount", "flush", "fsck", "meta", "kubernetes", "probe",
-    "completion", "info", "summary", "stats", "top", "bench", "mount-helper", "check-copy", "umount-helper",
+    "completion", "info", "summary", "stats", "top", "profile", "bench", "mount-helper", "check-copy", "umount-helper",
     "ui",
 )  # fmt: skip
 

@@ -1086,6 +1086,28 @@ class GetFileRequest(_message.Message):
     inode: int
     def __init__(self, volume: _Optional[str] = ..., inode: _Optional[int] = ...) -> None: ...
 
+class GetPathsRequest(_message.Message):
+    __slots__ = ("volume", "inodes")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    INODES_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    inodes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, volume: _Optional[str] = ..., inodes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetPathsReply(_message.Message):
+    __slots__ = ("paths",)
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedCompositeFieldContainer[InodePath]
+    def __init__(self, paths: _Optional[_Iterable[_Union[InodePath, _Mapping]]] = ...) -> None: ...
+
+class InodePath(_message.Message):
+    __slots__ = ("inode", "path")
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    inode: int
+    path: str
+    def __init__(self, inode: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
+
 class FileFacts(_message.Message):
     __slots__ = ("inode", "mode", "nlink", "uid", "gid", "size", "stored_bytes", "inline_data", "extents", "first_extents", "places", "cut", "segments")
     INODE_FIELD_NUMBER: _ClassVar[int]

@@ -239,6 +239,11 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.FromString,
                 _registered_method=True)
+        self.GetPaths = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GetPaths',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsReply.FromString,
+                _registered_method=True)
         self.GetFigures = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/GetFigures',
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetFiguresRequest.SerializeToString,
@@ -570,6 +575,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPaths(self, request, context):
+        """Paths of inodes, at most 1,024 of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFigures(self, request, context):
         """What the page of metrics has, at this moment.
         """
@@ -846,6 +858,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Summarize,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.SerializeToString,
+            ),
+            'GetPaths': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaths,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsReply.SerializeToString,
             ),
             'GetFigures': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFigures,
@@ -2005,6 +2022,33 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/Summarize',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SummarizeRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Summary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GetPaths',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.GetPathsReply.FromString,
             options,
             channel_credentials,
             insecure,

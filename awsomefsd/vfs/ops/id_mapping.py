@@ -50,6 +50,11 @@ class MappedIds:
     def changes_nothing(self) -> bool:
         return self == MappedIds()
 
+    @property
+    def root_is_root(self) -> bool:
+        """Says whether a caller of uid 0 is root inside, too."""
+        return not self.root_squash and self.users.inside(0) == 0
+
 
 def identified(fs: Filesystem, identity: MappedIds) -> Filesystem:
     """Returns `fs` as callers with that identity see it; `fs` itself where nothing changes."""

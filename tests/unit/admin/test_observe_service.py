@@ -15,6 +15,7 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.types import Attr
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.scrub import GetNames, NamePage
 
 FILE = Attr(3, stat.S_IFREG | 0o644, 1, 0, 0, 0, 5, 5, 0, 0, 0, 0, True)
 
@@ -27,6 +28,8 @@ class Catalog:
         return []
 
     def ask(self, body: Any) -> Any:
+        if isinstance(body, GetNames):
+            return NamePage({3: [(2, b"file")], 2: [(1, b"d")]}.get(body.ino, []), b"")
         return m.Found(FILE)
 
 
@@ -58,6 +61,14 @@ def rpcs() -> ObserveRpcs:
 def test_a_file(rpcs: ObserveRpcs) -> None:
     told = rpcs.GetFile(pb.GetFileRequest(volume="demo", inode=3), Context())
     assert (told.inode, told.size, told.inline_data, list(told.places)) == (3, 5, True, [])
+
+
+def test_paths_of_inodes(rpcs: ObserveRpcs) -> None:
+    told = rpcs.GetPaths(pb.GetPathsRequest(volume="demo", inodes=[3, 9, 1]), Context())
+    assert [(one.inode, one.path) for one in told.paths] == [(3, "/d/file"), (9, ""), (1, "/")]
+    refused = Context()
+    rpcs.GetPaths(pb.GetPathsRequest(volume="demo", inodes=range(observe_service.PATHS_MAX + 1)), refused)
+    assert refused.code is not None and "at most 1024" in refused.details
 
 
 def test_figures_have_their_labels(rpcs: ObserveRpcs) -> None:
