@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Protocol
 
 import grpc
 
 from awsomefsd.admin.grpc_errors import edge, fail
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import Error, Overloaded, Refused, Unavailable
+from awsomefsd.base.limits import COLLECT_LOW_FREE_PERCENT
 from awsomefsd.base.metrics import Sample
 from awsomefsd.meta.client.paths import path_of
 from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.maintenance.collection_plan import Plan
 from awsomefsd.node.observing import FileReport, file_report, summaries
 
 SUMMARIES_MAX = 2  # at once: each asks the leader for page after page
@@ -23,13 +26,27 @@ PATHS_MAX = 1_024
 PATH_PAGES_MAX = 64  # questions for one of them: more than a path has directories, as a rule
 
 
-class ObserveRpcs:
-    """The RPCs that look; `samples` returns all figures of this moment.  Summaries end when `stopping` is set."""
+class Planning(Protocol):
+    """The collection of this node, as far as it says what it would do (node/maintenance/collection.py)."""
 
-    def __init__(self, catalog: Catalog, samples: Callable[[], list[Sample]], stopping: threading.Event) -> None:
+    def plan(self, volume: int, device: int, between: Callable[[], object]) -> Plan:
+        """Returns what collection would do; `between` is called now and then, and may raise."""
+
+    def next_look(self) -> tuple[str, float]:
+        """Returns when it chooses next: a word, and seconds."""
+
+
+class ObserveRpcs:
+    """The RPCs that look; `samples` returns all figures of this moment.  Summaries and plans end when `stopping` is set."""
+
+    def __init__(
+        self, catalog: Catalog, samples: Callable[[], list[Sample]], stopping: threading.Event, collection: Planning
+    ) -> None:
         self._catalog = catalog
         self._samples = samples
         self._stopping = stopping
+        self._collection = collection
+        self._planning = threading.Lock()
         self._free = threading.BoundedSemaphore(SUMMARIES_MAX)
 
     @edge
@@ -53,13 +70,27 @@ class ObserveRpcs:
         volume = self._catalog.volume(request.volume).volume
         told_s, told = time.monotonic(), None
         for told in summaries(self._catalog.ask, volume, request.inode):
-            if self._stopping.is_set() or not context.is_active():
-                raise Unavailable("the daemon ends; ask again")
+            self._go_on(context)
             if time.monotonic() >= told_s + TOLD_S:
                 told_s = time.monotonic()
                 yield pb.Summary(**asdict(told))
         assert told is not None, "one is always told"
         yield pb.Summary(done=True, **asdict(told))
+
+    def _go_on(self, context: grpc.ServicerContext) -> None:
+        if self._stopping.is_set() or not context.is_active():
+            raise Unavailable("the daemon ends; ask again")
+
+    @edge
+    def PlanCollection(self, request: pb.PlanCollectionRequest, context: grpc.ServicerContext) -> pb.CollectionPlan:
+        volume = self._catalog.volume(request.volume).volume if request.volume else 0
+        if not self._planning.acquire(blocking=False):
+            raise Overloaded("a plan of collection is being made already; try again")
+        try:
+            made = self._collection.plan(volume, request.device, lambda: self._go_on(context))
+        finally:
+            self._planning.release()
+        return plan_message(made, *self._collection.next_look())
 
     @edge
     def GetPaths(self, request: pb.GetPathsRequest, context: grpc.ServicerContext) -> pb.GetPathsReply:
@@ -95,5 +126,25 @@ def file_message(report: FileReport, paths: dict[int, str]) -> pb.FileFacts:
                 device=one.device, path=paths.get(one.device, ""), segments=len(one.segments), extents=one.extents, bytes=one.bytes
             )
             for one in sorted(report.places.values(), key=lambda one: one.device)
+        ],
+    )  # fmt: skip
+
+
+def plan_message(made: Plan, when: str, look_in_s: float) -> pb.CollectionPlan:
+    return pb.CollectionPlan(
+        when=when, look_in_seconds=round(look_in_s), dead_percent=made.percent, dead_percent_low=made.low_percent,
+        low_free_percent=COLLECT_LOW_FREE_PERCENT, segments_free=made.segments_free, segments_total=made.segments_total,
+        sets=[
+            pb.PlannedSet(
+                how=one.how, segments=[info.segment for info in one.segments], device=one.segments[0].device, live_bytes=one.live_bytes,
+                copied_bytes=one.copied_bytes, freed_bytes=one.freed_bytes,
+            )
+            for one in made.sets
+        ],
+        left=[
+            pb.LeftSegments(
+                reason=one.reason, device=one.device, segments=one.segments, live_bytes=one.live_bytes, dead_bytes=one.dead_bytes
+            )
+            for one in made.left
         ],
     )  # fmt: skip

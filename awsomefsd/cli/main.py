@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": ("looking.bench:bench", "Measure how fast disk, devices, network, metadata and a mount are."),
     "info": ("looking.info:info", "Show what a file is, where its data lies, and who has it open."),
     "summary": ("looking.summary:summary", "Show the sizes and counts of a tree."),
+    "gc": ("looking.gc:gc", "Show what collection would do, and what it would give back."),
     "device": ("device:device", "Add, list, grow, drain, remove and recover storage devices."),
     "quarantine": ("quarantine:quarantine", "List and release segments that late writes could still reach."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),

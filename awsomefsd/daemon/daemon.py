@@ -325,7 +325,7 @@ class Daemon:
             MountRpcs(self.mounts, self.catalog, self.control.check_open),
             MaintenanceRpcs(status, self.collection, self.scrub, Upgrade(self.catalog), backups),
             StreamRpcs(Streams(settings.state_dir / "readers", cluster, self.access.ask), stopping),
-            ObserveRpcs(self.catalog, self.figures.samples, stopping),
+            ObserveRpcs(self.catalog, self.figures.samples, stopping, self.collection),
             UiRpcs(page.login),
             StoreRpcs(StoreCatalog(self.catalog, cluster)),
             PoolRpcs(PoolCatalog(self.catalog)),

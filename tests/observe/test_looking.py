@@ -18,7 +18,7 @@ from awsomefsd.base.errors import Unavailable
 from awsomefsd.cli.looking import info, summary
 from awsomefsd.cli.looking.info import openers, place_of
 from awsomefsd.keeper import mount_syscalls
-from buildtools.nodes import Node
+from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError
 from tests.observe.terminal import shown, too_wide
 
@@ -202,3 +202,37 @@ def _work(tree: Path) -> None:
     for number in range(20):
         (tree / f"made{number}").write_bytes(b"x")
         (tree / f"made{number}").unlink()
+
+
+def test_gc_says_what_collection_would_do_and_does_nothing(node: Node) -> None:
+    node.cli("device", "collect", "stop")
+    before = node.ask("device", "collect", "status")["figures"]
+    for number in range(32):  # segments of this device have 4 MiB
+        (node.mountpoint / f"gc{number}").write_bytes(os.urandom(1 << 20))
+    node.cli("flush", str(node.mountpoint))
+    for number in range(32):
+        if number % 8:
+            (node.mountpoint / f"gc{number}").unlink()
+    node.cli("flush", str(node.mountpoint))
+    told = await_true("sparse segments", lambda: (made := node.ask("gc"))["sets"] and made, HUNG_S)
+    assert told["when"] == "stopped" and 0 < told["dead_percent_low"] <= told["dead_percent"]
+    assert told["segments_free"] < told["segments_total"]
+    freed = sum(one["freed_bytes"] for one in told["sets"])
+    assert freed > sum(one["copied_bytes"] for one in told["sets"]) >= sum(one["live_bytes"] for one in told["sets"]) > 0
+    for which in (node.volume, "1", node.ask("device", "show", "1")["uuid"]):
+        assert node.ask("gc", which)["sets"] == told["sets"], "all data is of this volume, on this device"
+    node.cli("volume", "create", "empty-of-gc")
+    empty = node.ask("gc", "empty-of-gc")
+    assert not empty["sets"] and not empty["left"]
+    text = shown(node, "gc")
+    assert "It would free" in text and "Collection is stopped" in text and not too_wide(text)
+    assert node.ask("device", "collect", "status")["figures"]["copied_bytes"] == before["copied_bytes"], "nothing was done"
+    node.cli("device", "collect", "start")
+    await_true("collection", lambda: all(one["how"] != "by itself" for one in node.ask("gc")["sets"]), HUNG_S)
+    assert node.ask("device", "collect", "status")["figures"]["copied_bytes"] > before["copied_bytes"]
+
+
+def test_gc_of_a_name_that_is_none(node: Node) -> None:
+    node.cli("gc", "nothing-of-this-name", accept=(2,))
+    said = " ".join(shown(node, "gc", "nothing-of-this-name").split())
+    assert "there is no volume or device 'nothing-of-this-name' (volumes: " in said and node.volume in said and "devices: 1 (" in said

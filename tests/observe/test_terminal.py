@@ -14,7 +14,7 @@ pytestmark = pytest.mark.root
 
 PRINTING = (
     "status", "status --verbose", "status --codes", "device ls", "device show 1", "device scan", "device identify 1",
-    "device collect status", "volume ls", "volume show demo", "mount", "node ls", "ca ls", "token ls", "quarantine ls", "config show",
+    "device collect status", "volume ls", "volume show demo", "mount", "node ls", "ca ls", "token ls", "quarantine ls", "gc", "config show",
     "config check", "upgrade status", "scrub status", "self-check", "version", "doctor", "log follow --no-wait",
     "events --no-wait", "--help", "volume set --help",
 )  # fmt: skip

@@ -74,7 +74,7 @@ class Cluster:
 
     def collect(self) -> None:
         made = Collector(self.ask, self.devices, "node", "boot", lambda: 0)
-        while chosen := made.choose(made.refresh(), 12):
+        while chosen := made.candidates.choose(made.candidates.refresh(), 12):
             made.round(chosen, merge=False)
         made.rest()
 

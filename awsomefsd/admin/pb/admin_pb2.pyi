@@ -567,6 +567,66 @@ class CollectReply(_message.Message):
     last_error: str
     def __init__(self, state: _Optional[str] = ..., figures: _Optional[_Mapping[str, int]] = ..., last_error: _Optional[str] = ...) -> None: ...
 
+class PlanCollectionRequest(_message.Message):
+    __slots__ = ("volume", "device")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    device: int
+    def __init__(self, volume: _Optional[str] = ..., device: _Optional[int] = ...) -> None: ...
+
+class CollectionPlan(_message.Message):
+    __slots__ = ("when", "look_in_seconds", "dead_percent", "dead_percent_low", "low_free_percent", "segments_free", "segments_total", "sets", "left")
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    LOOK_IN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    DEAD_PERCENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    LOW_FREE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SETS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    when: str
+    look_in_seconds: int
+    dead_percent: int
+    dead_percent_low: int
+    low_free_percent: int
+    segments_free: int
+    segments_total: int
+    sets: _containers.RepeatedCompositeFieldContainer[PlannedSet]
+    left: _containers.RepeatedCompositeFieldContainer[LeftSegments]
+    def __init__(self, when: _Optional[str] = ..., look_in_seconds: _Optional[int] = ..., dead_percent: _Optional[int] = ..., dead_percent_low: _Optional[int] = ..., low_free_percent: _Optional[int] = ..., segments_free: _Optional[int] = ..., segments_total: _Optional[int] = ..., sets: _Optional[_Iterable[_Union[PlannedSet, _Mapping]]] = ..., left: _Optional[_Iterable[_Union[LeftSegments, _Mapping]]] = ...) -> None: ...
+
+class PlannedSet(_message.Message):
+    __slots__ = ("how", "segments", "device", "live_bytes", "copied_bytes", "freed_bytes")
+    HOW_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    how: str
+    segments: _containers.RepeatedScalarFieldContainer[int]
+    device: int
+    live_bytes: int
+    copied_bytes: int
+    freed_bytes: int
+    def __init__(self, how: _Optional[str] = ..., segments: _Optional[_Iterable[int]] = ..., device: _Optional[int] = ..., live_bytes: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
+
+class LeftSegments(_message.Message):
+    __slots__ = ("reason", "device", "segments", "live_bytes", "dead_bytes")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    device: int
+    segments: int
+    live_bytes: int
+    dead_bytes: int
+    def __init__(self, reason: _Optional[str] = ..., device: _Optional[int] = ..., segments: _Optional[int] = ..., live_bytes: _Optional[int] = ..., dead_bytes: _Optional[int] = ...) -> None: ...
+
 class Volume(_message.Message):
     __slots__ = ("volume", "uuid", "name", "quota_bytes", "quota_inodes", "used_bytes", "used_inodes", "reserved_bytes", "mounted", "home", "names")
     VOLUME_FIELD_NUMBER: _ClassVar[int]

@@ -99,6 +99,11 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectReply.FromString,
                 _registered_method=True)
+        self.PlanCollection = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/PlanCollection',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PlanCollectionRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectionPlan.FromString,
+                _registered_method=True)
         self.CreateVolume = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/CreateVolume',
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CreateVolumeRequest.SerializeToString,
@@ -384,6 +389,13 @@ class AdminServicer:
 
     def Collect(self, request, context):
         """Collection of sparse segments: `action` is "start" (now, as long as it gives anything), "stop" (until it is started) or "" (just tell).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanCollection(self, request, context):
+        """What collection by this node would do now.  It changes nothing.  Takes some questions to the metadata for each segment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -718,6 +730,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectReply.SerializeToString,
+            ),
+            'PlanCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanCollection,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PlanCollectionRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectionPlan.SerializeToString,
             ),
             'CreateVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVolume,
@@ -1266,6 +1283,33 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/Collect',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/PlanCollection',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.PlanCollectionRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CollectionPlan.FromString,
             options,
             channel_credentials,
             insecure,

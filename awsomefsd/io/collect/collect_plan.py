@@ -53,13 +53,22 @@ def dead_bytes(info: SegmentInfo) -> int:
     return max(0, usable_bytes(info.bytes) - info.live_bytes)  # data may use what is kept for a footer
 
 
+def packed_or_guess(info: SegmentInfo, measured: dict[Key, int]) -> int:
+    return measured.get(key_of(info), info.live_bytes + info.live_bytes // GUESS_SHARE)
+
+
+def is_sparse(info: SegmentInfo, packed: int, dead_percent_min: int) -> bool:
+    """Returns whether enough of a segment is dead, if what lives in it takes `packed` bytes."""
+    return (usable_bytes(info.bytes) - packed) * 100 >= dead_percent_min * usable_bytes(info.bytes)
+
+
 def choose(found: Iterable[SegmentInfo], measured: dict[Key, int], dead_percent_min: int) -> list[SegmentInfo]:
     """Returns the best few segments that give one back when they are packed; empty if there is no such set."""
 
     def packed(info: SegmentInfo) -> int:
-        return measured.get(key_of(info), info.live_bytes + info.live_bytes // GUESS_SHARE)
+        return packed_or_guess(info, measured)
 
-    sparse = [one for one in found if (usable_bytes(one.bytes) - packed(one)) * 100 >= dead_percent_min * usable_bytes(one.bytes)]
+    sparse = [one for one in found if is_sparse(one, packed(one), dead_percent_min)]
     sparse.sort(key=lambda one: (packed(one) / usable_bytes(one.bytes), one.segment))
     chosen: list[SegmentInfo] = []
     gain = 0

@@ -29,13 +29,10 @@ def volume_of(info: SegmentInfo) -> int:
     return info.volume if isinstance(info, SegmentInBays) else 0
 
 
-class CollectedPool:
-    """`access` makes the way to the bays when it is first used: it loads ssl.  One thread."""
+class PoolPlaces:
+    """Which devices of pools are served, and which of them this node looks after.  One thread."""
 
-    def __init__(self, access: AccessPool, session: Callable[[], Session], lease: Lease) -> None:
-        self._make, self._session, self._lease = access, session, lease
-        self._access: PoolAccess | None = None
-        self._writer: SegmentWriter | None = None
+    def __init__(self) -> None:
         self._here: set[int] = set()
         self._served: set[int] = set()
 
@@ -48,6 +45,15 @@ class CollectedPool:
         """Returns True if the first mirror that is durable up to `end` and can be read is on a device that this node looks after."""
         mirrors = (bay for bay in bays if bay.role == BAY_MIRROR and bay.durable >= end)
         return next((bay.device in self._here for bay in mirrors if bay.device in self._served), False)
+
+
+class CollectedPool:
+    """`access` makes the way to the bays when it is first used: it loads ssl.  One thread."""
+
+    def __init__(self, access: AccessPool, session: Callable[[], Session], lease: Lease) -> None:
+        self._make, self._session, self._lease = access, session, lease
+        self._access: PoolAccess | None = None
+        self._writer: SegmentWriter | None = None
 
     @property
     def _way(self) -> PoolAccess:

@@ -27,20 +27,10 @@ from msgspec.structs import replace
 from awsomefsd.base.errors import Corrupt, Error, FsError, Unavailable
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import BLOCK_BYTES, EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, MIB, NS_PER_MS, SESSION_RENEW_MS
-from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, Extent, SegmentInfo, SegmentProgress, bays_of
-from awsomefsd.io.collect.collect_plan import (
-    Copy,
-    Key,
-    alone,
-    choose,
-    dead_bytes,
-    in_parts,
-    key_of,
-    lay_together,
-    packed_bytes,
-    relocations,
-)
-from awsomefsd.io.collect.collected_pool import NOT_NOW, CollectedPool, volume_of
+from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.io.collect.candidates import Ask, Candidates
+from awsomefsd.io.collect.collect_plan import Copy, alone, in_parts, lay_together, relocations
+from awsomefsd.io.collect.collected_pool import NOT_NOW, CollectedPool, PoolPlaces, volume_of
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.segment.frame import align_up
@@ -49,19 +39,15 @@ from awsomefsd.io.segment.reader import SegmentReader, in_no_pool
 from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api.commands import EndSession, LeaseBays, LeaseSegments, OpenCollector, Relocate, Relocation
-from awsomefsd.meta.api.messages import BaysLeased, GetDevices, Propose, Renew
-from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece, ask_again
+from awsomefsd.meta.api.messages import BaysLeased, Propose, Renew
+from awsomefsd.meta.api.messages.collection import GetFilePieces, LivePiece, ask_again
 
 CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
 CHUNK_COPIES = EXTENTS_PER_COMMIT_MAX  # of one write and flush; their moves may take several entries
-PART_PIECES = 16_384  # in memory at once
-PAGE_ROWS = 2_048  # of one question
 LEASE_NAP_S, LEASE_ATTEMPTS = 0.25, 30  # together more than two renewals of every session
-DRAINED_AT_ONCE = 8  # segments of a draining device in one round
 MERGE_BELOW_BYTES = 64 << 10  # neighbours smaller than this are pulled along
 SEEN_ALL = (1 << 62) - 1  # the collector remembers nothing from one entry to the next but what compare-and-swap checks
 
-Ask = Callable[[Any], Any]  # a request to the metadata service; refusals are raised
 if TYPE_CHECKING:
     from awsomefsd.io.collect.collected_pool import AccessPool
 
@@ -76,30 +62,8 @@ class Elsewhere(Error):
     """Another node collects, so this one does not."""
 
 
-class Figures:
-    """The counters for status and metrics, since the daemon started."""
-
-    def __init__(self) -> None:
-        self.rounds = self.segments = self.copied_bytes = self.moved_bytes = self.skipped_bytes = self.merged_bytes = 0
-        self.corrupt_pieces = self.reclaimable_bytes = self.segments_free = self.segments_total = 0
-
-    def named(self) -> dict[str, int]:
-        return {
-            "rounds": self.rounds,
-            "segments": self.segments,
-            "copied_bytes": self.copied_bytes,
-            "moved_bytes": self.moved_bytes,
-            "skipped_bytes": self.skipped_bytes,
-            "merged_bytes": self.merged_bytes,
-            "corrupt_pieces": self.corrupt_pieces,
-            "reclaimable_bytes": self.reclaimable_bytes,
-            "segments_free": self.segments_free,
-            "segments_total": self.segments_total,
-        }
-
-
 class Collector:
-    """The collector of a node: `refresh` and `choose` find work, `round` does some of it, `rest` ends it for now.
+    """The collector of a node: `candidates` finds work, `round` does some of it, `rest` ends it for now.
 
     One thread calls; every method but `may_write_under` blocks for the service or a device, and raises Error.  `pace(bytes)` is called
     after each chunk, and may raise Stopped.  `access_pool` makes the way to the bays of pools when it is first used; without it segments
@@ -124,22 +88,17 @@ class Collector:
         self._boot_id = boot_id
         self._now_ns = now_ns
         self._pace = pace
-        self._collects = collects  # whether a device is this node's to collect; others do it for the rest
-        self._here: set[int] = set()
         self._nap = nap
         self._session = self._epoch = 0
         self._like = 0  # the copies go to devices of the same kind as this one
         self._volume = 0  # they go to bays, as this volume wants it; 0: not to a pool
         self._kind = ""  # of what is copied
-        self._kinds: dict[int, str] = {}
-        self._draining: set[int] = set()
-        self._tried: set[Key] = set()  # of draining devices
-        self.damaged: frozenset[tuple[int, int]] = frozenset()  # (segment, incarnation) to be emptied next; any thread sets it
         self.sessions: set[int] = set()  # all that were opened here
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
-        self._measured: dict[Key, int] = {}
-        self._left_alone: set[tuple[int, int]] = set()  # (segment, incarnation) with bytes that cannot be read
+        places = PoolPlaces() if access_pool is not None else None
+        self.candidates = Candidates(ask, devices, collects, places, self._keep_alive)
+        self.figures = self.candidates.figures
         self._pool: CollectedPool | None = None
         if access_pool is not None:
             self._pool = CollectedPool(access_pool, lambda: (self._session, self._epoch), self._lease_bays)
@@ -147,82 +106,6 @@ class Collector:
         self._reader = SegmentReader(devices, self._locate, mirrors=mirrors, locate_again=self._locate_again)
         self._device_writer = SegmentWriter(devices, SeenLeases(devices, self._lease).lease)
         self._arena = aligned_buffer(CHUNK_BYTES + FRAME_BYTES_MAX + CHUNK_COPIES * BLOCK_BYTES)
-        self.figures = Figures()
-
-    # --- choosing -----------------------------------------------------------------------------------------------------------
-    def refresh(self) -> list[SegmentInfo]:
-        """Asks for the devices and the segments again; returns all segments that may be collected.  Blocks; raises the service's Error."""
-        devices = self._ask(GetDevices()).devices
-        self._kinds = {info.device: "" if info.shared else info.home for info in devices}
-        self._draining = {info.device for info in devices if info.draining}
-        self._here = {info.device for info in devices if self._collects(info)}
-        if self._pool is not None:
-            self._pool.look(devices, self._collects)
-        found: list[SegmentInfo] = []
-        start = 0
-        while True:
-            reply = self._ask(GetSparse(start, PAGE_ROWS))
-            found += [info for info in reply.segments if self._may_collect(info)]
-            start = reply.after
-            if not start:
-                break
-        self.figures.segments_free, self.figures.segments_total = reply.free, reply.total
-        self.figures.reclaimable_bytes = sum(map(dead_bytes, found))
-        keys = set(map(key_of, found))
-        self._measured = {key: packed for key, packed in self._measured.items() if key in keys}
-        return found
-
-    def free_percent(self) -> int:
-        """Returns the share of free segments among all (0 to 100), asked from the service again."""
-        reply = self._ask(GetSparse(0, 1))
-        self.figures.segments_free, self.figures.segments_total = reply.free, reply.total
-        return 100 * int(reply.free) // max(int(reply.total), 1)
-
-    def _may_collect(self, info: SegmentInfo) -> bool:
-        if (info.segment, info.incarnation) in self._left_alone:
-            return False
-        if bays := bays_of(info):
-            return self._pool is not None and self._pool.takes(bays, info.committed_bytes)
-        return info.device in self._here and info.device in self._devices
-
-    def _kind_of(self, info: SegmentInfo) -> str:
-        """Returns what the segments have in common that are packed together: where their devices are, or their volume in a pool."""
-        return f"volume {volume}" if (volume := volume_of(info)) else self._kinds.get(info.device, "")
-
-    def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
-        """Returns a set of segments that gives one back when it is packed; before that, damaged ones, and any of a draining device.
-
-        Empty if there is nothing to collect.
-        """
-        if damaged := self.damaged:
-            asked = [info for info in found if (info.segment, info.incarnation) in damaged]
-            alike = self._alike(asked)
-            self.damaged = frozenset((info.segment, info.incarnation) for info in asked if info not in alike)
-            if alike:
-                return alike
-        untried = [info for info in found if info.device in self._draining and key_of(info) not in self._tried]
-        if untried:
-            alike = self._alike(untried)
-            self._tried.update(map(key_of, alike))
-            return alike
-        self._tried.clear()  # what could not be moved now may be later
-        found = [info for info in found if info.device not in self._draining]
-        kinds: dict[str, list[SegmentInfo]] = {}
-        for info in found:
-            kinds.setdefault(self._kind_of(info), []).append(info)
-        return next(filter(None, (self._choose(kind, dead_percent_min) for kind in kinds.values())), [])
-
-    def _alike(self, found: list[SegmentInfo]) -> list[SegmentInfo]:
-        return [info for info in found if self._kind_of(info) == self._kind_of(found[0])][:DRAINED_AT_ONCE]
-
-    def _choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
-        while True:
-            chosen = choose(found, self._measured, dead_percent_min)
-            unknown = [info for info in chosen if key_of(info) not in self._measured]
-            if not unknown:
-                return chosen
-            for info in unknown:
-                self._measured[key_of(info)] = sum(packed_bytes(lay_together(part)) for part in self._parts([info]))
 
     # --- a round ------------------------------------------------------------------------------------------------------------
     def round(self, chosen: list[SegmentInfo], *, merge: bool) -> None:
@@ -230,13 +113,13 @@ class Collector:
 
         Raises Stopped, Elsewhere, another Error or OSError; bytes moved until then stay moved.
         """
-        if self._kind != self._kind_of(chosen[0]):
+        if self._kind != self.candidates.kind_of(chosen[0]):
             self.rest()  # the open segment is on a device of another kind
-        self._kind = self._kind_of(chosen[0])
+        self._kind = self.candidates.kind_of(chosen[0])
         self._like, self._volume = chosen[0].device, volume_of(chosen[0])
         self._open()
         try:
-            for pieces in self._parts(chosen):
+            for pieces in self.candidates.parts(chosen):
                 self._infos = {info.segment: info for info in chosen}
                 budget = sum(one.extent.length for one in pieces)
                 pulled = self._neighbours(pieces, budget) if merge else []
@@ -263,30 +146,6 @@ class Collector:
             hit("collect.seal.after")
         finally:
             self._leave()
-
-    def _parts(self, chosen: list[SegmentInfo]) -> Iterator[list[LivePiece]]:
-        """Yields the live pieces, PART_PIECES and a page at a time; owners of one frame stay together unless they fill a part."""
-        part: list[LivePiece] = []
-        for info in chosen:
-            place: tuple[int, int, int, int] | None = (0, 0, 0, 0)
-            until = 0
-            while place is not None:
-                self._keep_alive()
-                reply = self._ask(GetPieces(info.segment, *place, PAGE_ROWS, until))
-                part += [one for one in reply.pieces if one.extent.incarnation == info.incarnation]
-                place, until = reply.after, reply.until
-                if len(part) < PART_PIECES:
-                    continue
-                frame = (info.segment, place[0] if place is not None else -1)  # the one that may go on in the next page
-                held = [one for one in part if (one.extent.segment, one.extent.frame_offset) == frame]
-                if len(held) < len(part):
-                    yield [one for one in part if (one.extent.segment, one.extent.frame_offset) != frame]
-                    part = held
-                else:
-                    yield part
-                    part = []
-        if part:
-            yield part
 
     def _neighbours(self, pieces: list[LivePiece], budget: int) -> list[LivePiece]:
         known = {(one.volume, one.ino, one.extent.file_offset) for one in pieces}
@@ -378,7 +237,7 @@ class Collector:
 
     def _leave_alone(self, copy: Copy, source: Extent, err: Exception) -> None:
         self.figures.corrupt_pieces += 1
-        self._left_alone.add((source.segment, source.incarnation))
+        self.candidates.left_alone.add((source.segment, source.incarnation))
         log.error(
             "wrong bytes on the device; they are not moved: volume=%d ino=%d offset=%d length=%d %s",
             copy.volume, copy.ino, source.file_offset, source.length, err,

@@ -29,10 +29,13 @@ from typing import TYPE_CHECKING, Any
 from awsomefsd.base.errors import Error, FsError, Refused, Unavailable
 from awsomefsd.base.limits import COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
 from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.collect.candidates import Candidates
+from awsomefsd.io.collect.collected_pool import PoolPlaces
 from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages.nodes import ListNodes
 from awsomefsd.meta.api.report_pages import all_sightings
+from awsomefsd.node.maintenance.collection_plan import Plan, plan
 from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
@@ -47,11 +50,13 @@ PAUSE_S_MAX = 2.0  # below the time in which a session has to be renewed
 RETRY_S_MAX = 60.0
 ELSEWHERE_S_MAX = 5.0
 
+NO_CLIENT = "this node is a client of the cluster and may not collect; run it on a node of role node"
+
 log = logging.getLogger(__name__)
 
 
 class Collection:
-    """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
+    """The thread that collects.  `start` and `stop` are called once; `order`, `status`, `plan` and `proof` from any thread."""
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class Collection:
         """
         self._ask = ask
         self._may = collects
+        self._pools = access_pool is not None
         self._budget = budget
         self._node = node
         self._open = opened
@@ -95,9 +101,12 @@ class Collection:
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
 
     def _collects(self, info: DeviceInfo) -> bool:
+        return self._takes(info, self._collectors)
+
+    def _takes(self, info: DeviceInfo, collectors: dict[str, str] | None) -> bool:
         if info.pool:
-            return bool(info.server) if self._collectors is None else info.server == self._node
-        return _is_own(info, self._node, self._collectors, here=True)  # the collector takes no other than those that are open here
+            return bool(info.server) if collectors is None else info.server == self._node
+        return _is_own(info, self._node, collectors, here=True)  # the collector takes no other than those that are open here
 
     def proof(self, session: int) -> str:
         """Returns the proof that no write of a collecting session of this node can land any more; "" if one may."""
@@ -133,7 +142,7 @@ class Collection:
         And on a client of the cluster.
         """
         if not self._may:
-            raise Refused("this node is a client of the cluster and may not collect; run it on a node of role node")
+            raise Refused(NO_CLIENT)
         if action not in ("start", "stop"):
             raise Refused(f"{action!r} is not an action; write start or stop")
         with self._cond:
@@ -146,7 +155,7 @@ class Collection:
         One that cannot be moved now, or is not sealed yet, is dropped: ask again.  Any thread.
         """
         with self._cond:
-            self._collector.damaged = frozenset(damaged)
+            self._collector.candidates.damaged = frozenset(damaged)
             self._cond.notify()
 
     def status(self) -> tuple[str, dict[str, int], str]:
@@ -154,6 +163,31 @@ class Collection:
         with self._cond:
             pending = self._busy or self._forced
             return "collecting" if pending else "stopped" if self._off else "idle", self._collector.figures.named(), self._error
+
+    def plan(self, volume: int, device: int, between: Callable[[], object]) -> Plan:
+        """Returns what collection would do, and changes nothing.  `between` is called now and then, and may raise to end it.  Any thread.
+
+        0 is every volume and device.  Raises the service's Error, and Refused on a client of the cluster.
+        """
+        if not self._may:
+            raise Refused(NO_CLIENT)
+        collectors = collectors_of(self._ask)
+        places = PoolPlaces() if self._pools else None
+        own = Candidates(self._ask, self._open, lambda info: self._takes(info, collectors), places, between)
+        percent = COLLECT_DEAD_PERCENT_LOW if own.free_percent() < COLLECT_LOW_FREE_PERCENT else COLLECT_DEAD_PERCENT
+        return plan(self._ask, own.like(self._collector.candidates), percent, COLLECT_DEAD_PERCENT_LOW, volume, device)
+
+    def next_look(self) -> tuple[str, float]:
+        """Returns when segments are chosen next, as "now", "soon" or "stopped", and for "soon" in how many seconds at the latest.
+
+        While nothing is applied there is nothing to choose anew, and it looks when something is.
+        """
+        with self._cond:
+            if self._off:
+                return "stopped", 0.0
+            if self._busy or self._pressed:
+                return "now", 0.0
+            return "soon", max(self._look_s - time.monotonic(), 0.0)
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -205,7 +239,7 @@ class Collection:
 
     @property
     def _pressed(self) -> bool:
-        return bool(self._forced or self._hurry or self._draining or self._collector.damaged)
+        return bool(self._forced or self._hurry or self._draining or self._collector.candidates.damaged)
 
     def _look(self) -> None:
         devices = self._devices()
@@ -216,9 +250,9 @@ class Collection:
                 self._forced = self._forced and bool(devices)  # without any there is nothing to collect
             return
         forced = self._forced
-        self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
+        self._hurry = self._collector.candidates.free_percent() < COLLECT_LOW_FREE_PERCENT
         self._draining = any(one.draining and one.segments_free < one.segments for one in devices if not one.pool)
-        if not (forced or time.monotonic() >= (self._drain_s if self._draining or self._collector.damaged else self._look_s)):
+        if not (forced or time.monotonic() >= (self._drain_s if self._draining or self._collector.candidates.damaged else self._look_s)):
             return
         self._busy = True
         while self._some(forced):
@@ -232,9 +266,9 @@ class Collection:
         began = time.monotonic()
         self._open.look_again()
         self._collectors = None if forced else collectors_of(self._ask)
-        found = self._collector.refresh()
-        self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
-        chosen = self._collector.choose(found, COLLECT_DEAD_PERCENT_LOW if self._hurry or forced else COLLECT_DEAD_PERCENT)
+        found = self._collector.candidates.refresh()
+        self._hurry = self._collector.candidates.free_percent() < COLLECT_LOW_FREE_PERCENT
+        chosen = self._collector.candidates.choose(found, COLLECT_DEAD_PERCENT_LOW if self._hurry or forced else COLLECT_DEAD_PERCENT)
         took = time.monotonic() - began
         self._look_s = time.monotonic() + max(LOOK_SHARE * took, 0.0 if self._hurry else FULL_LOOK_S)
         self._drain_s = time.monotonic() + LOOK_SHARE * took

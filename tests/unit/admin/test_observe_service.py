@@ -13,9 +13,11 @@ from awsomefsd.admin import observe_service
 from awsomefsd.admin.observe_service import ObserveRpcs
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.metrics import Registry
-from awsomefsd.base.types import Attr
+from awsomefsd.base.types import Attr, SegmentInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.scrub import GetNames, NamePage
+from awsomefsd.meta.api.space import usable_bytes
+from awsomefsd.node.maintenance.collection_plan import Left, Plan, PlannedSet
 
 FILE = Attr(3, stat.S_IFREG | 0o644, 1, 0, 0, 0, 5, 5, 0, 0, 0, 0, True)
 
@@ -51,11 +53,27 @@ class Context:
         self.details = words
 
 
+class Planned:
+    """A collection that would do one thing; `meanwhile` is called while it plans."""
+
+    meanwhile: Any = None
+
+    def plan(self, volume: int, device: int, between: Any) -> Plan:
+        between()
+        if self.meanwhile is not None:
+            self.meanwhile()
+        info = SegmentInfo(7, 1, 2, 0, 1 << 20, 2, 0, 0, 0, 100)
+        return Plan(50, 12, 3, 9, [PlannedSet("drain", [info], 100, 4096)], [Left("open", device, volume)])
+
+    def next_look(self) -> tuple[str, float]:
+        return "soon", 2.6
+
+
 @pytest.fixture
 def rpcs() -> ObserveRpcs:
     figures = Registry()
     figures.counter("awsomefsd_tests_total", "", kind="a").add(7)
-    return ObserveRpcs(Catalog(), figures.samples, threading.Event())  # type: ignore[arg-type]
+    return ObserveRpcs(Catalog(), figures.samples, threading.Event(), Planned())  # type: ignore[arg-type]
 
 
 def test_a_file(rpcs: ObserveRpcs) -> None:
@@ -95,3 +113,21 @@ def test_a_summary_ends_with_the_daemon(rpcs: ObserveRpcs) -> None:
     rpcs._stopping.set()
     context = Context()
     assert list(rpcs.Summarize(pb.SummarizeRequest(volume="demo", inode=3), context)) == [] and context.code is not None
+
+
+def test_a_plan_of_collection_is_told_and_one_is_made_at_once(rpcs: ObserveRpcs) -> None:
+    ask = pb.PlanCollectionRequest(volume="demo", device=2)
+    told = rpcs.PlanCollection(ask, Context())
+    assert (told.when, told.look_in_seconds, told.segments_free, told.dead_percent) == ("soon", 3, 3, 50)
+    assert (list(told.sets[0].segments), told.sets[0].device, told.sets[0].freed_bytes) == ([7], 2, usable_bytes(1 << 20) - 4096)
+    assert (told.left[0].reason, told.left[0].device, told.left[0].segments) == ("open", 2, 1)
+    second = Context()
+    rpcs._collection.meanwhile = lambda: rpcs.PlanCollection(ask, second)  # type: ignore[attr-defined]
+    rpcs.PlanCollection(ask, Context())
+    assert "try again" in second.details
+
+
+def test_a_plan_ends_with_its_caller(rpcs: ObserveRpcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Context()
+    monkeypatch.setattr(context, "is_active", lambda: False)
+    assert not rpcs.PlanCollection(pb.PlanCollectionRequest(), context).when and context.code is not None

@@ -62,7 +62,7 @@ def collector(r: Rig) -> Collector:
 def collect(made: Collector, percent: int = 12, *, merge: bool = True) -> int:
     """Until nothing is left to do; how many rounds that took."""
     rounds = 0
-    while chosen := made.choose(made.refresh(), percent):
+    while chosen := made.candidates.choose(made.candidates.refresh(), percent):
         made.round(chosen, merge=merge)
         rounds += 1
         assert rounds < 200, "collection does not end"
@@ -72,7 +72,7 @@ def collect(made: Collector, percent: int = 12, *, merge: bool = True) -> int:
 
 def segments(made: Collector) -> int:
     """In use."""
-    made.refresh()
+    made.candidates.refresh()
     return made.figures.segments_total - made.figures.segments_free
 
 
@@ -194,7 +194,7 @@ def test_shared_bytes_stay_shared(r: Rig, seed: int) -> None:
 
     before = live()
     made = collector(r)
-    made.round(made.refresh(), merge=True)
+    made.round(made.candidates.refresh(), merge=True)
     made.rest()
     assert made.figures.moved_bytes > made.figures.copied_bytes > 0, "owners of shared bytes move by one copy"
     assert live() <= before
@@ -259,7 +259,7 @@ def test_readers_are_never_disturbed(r: Rig, seed: int) -> None:
         r.flush()
         for number in range(8):
             remove(r, b"g%d-%d" % (turn, number))
-        found = made.refresh()
+        found = made.candidates.refresh()
         if found:
             made.round(found, merge=True)  # whether it pays or not
             made.rest()
@@ -318,7 +318,7 @@ def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> No
         asked: Any = dying._ask
         asked.before = die
         with pytest.raises(Killed):
-            dying.round(dying.choose(dying.refresh(), 12), merge=True)
+            dying.round(dying.candidates.choose(dying.candidates.refresh(), 12), merge=True)
     r.restart()
     made = collector(r)
     collect(made)
@@ -333,10 +333,10 @@ def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> No
 def test_only_devices_of_this_node_are_collected(r: Rig, seed: int) -> None:
     sparse(r, seed)
     made = collector(r)
-    made._collects = lambda info: False
-    assert not made.refresh()
-    made._collects = lambda info: info.device == 1
-    assert made.refresh()
+    made.candidates._collects = lambda info: False
+    assert not made.candidates.refresh()
+    made.candidates._collects = lambda info: info.device == 1
+    assert made.candidates.refresh()
 
 
 def test_one_of_the_nodes_that_see_a_shared_device_collects_it() -> None:
@@ -403,7 +403,7 @@ def test_a_collection_looks_again_when_something_was_applied() -> None:
     collection.empty({(1, 1)})
     collection._turn()
     assert len(asked) == 3, "it was asked to empty a segment"
-    collection._collector.damaged = frozenset()
+    collection._collector.candidates.damaged = frozenset()
     collection._look_s = 0.0
     collection._turn()
     assert len(asked) == 4, "all segments are read again from time to time"
@@ -484,7 +484,7 @@ def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writ
 
     asked.before = expire
     with pytest.raises(FsError):
-        made.round(made.choose(made.refresh(), 12), merge=True)
+        made.round(made.candidates.choose(made.candidates.refresh(), 12), merge=True)
     assert collection.proof(ended[0]), "it writes no more under that"
     made._open()
     ended.append(made._session)
@@ -492,7 +492,7 @@ def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writ
     asked(m.Propose(0, 0, 0, [], EndSession(made._session, made._epoch, True)))
     made._renew_ns = 0
     with pytest.raises(FsError):
-        made.round(made.choose(made.refresh(), 12), merge=True)
+        made.round(made.candidates.choose(made.candidates.refresh(), 12), merge=True)
     assert collection.proof(ended[1]) and "exited" in collection.proof(12_345)
     collect(made)
     for ino, data in kept.items():
@@ -631,8 +631,8 @@ def test_random_overwrites_for_long_stay_within_bounds(r: Rig, seed: int, figure
             data[offset : offset + 16_384] = piece
             r.write(ino, fh, offset, piece)
         r.fsync(ino, fh)
-        low = made.free_percent() < 25
-        while chosen := made.choose(made.refresh(), 12 if low else 50):
+        low = made.candidates.free_percent() < 25
+        while chosen := made.candidates.choose(made.candidates.refresh(), 12 if low else 50):
             made.round(chosen, merge=not low)
         made.rest()
         most = max(most, segments(made))
