@@ -217,10 +217,10 @@ def test_gc_says_what_collection_would_do_and_does_nothing(node: Node) -> None:
     told = await_true("sparse segments", lambda: (made := node.ask("gc"))["sets"] and made, HUNG_S)
     assert told["when"] == "stopped" and 0 < told["dead_percent_low"] <= told["dead_percent"]
     assert told["segments_free"] < told["segments_total"]
-    freed = sum(one["freed_bytes"] for one in told["sets"])
-    assert freed > sum(one["copied_bytes"] for one in told["sets"]) >= sum(one["live_bytes"] for one in told["sets"]) > 0
-    for which in (node.volume, "1", node.ask("device", "show", "1")["uuid"]):
-        assert node.ask("gc", which)["sets"] == told["sets"], "all data is of this volume, on this device"
+    freed, copied, live = (sum(one[name] for one in told["sets"]) for name in ("freed_bytes", "copied_bytes", "live_bytes"))
+    assert freed > 0 and copied >= live > 0
+    for which in (node.volume, "1", node.ask("device", "show", "1")["uuid"]):  # all data is of this volume, on this device
+        await_true("the same plan", lambda which=which: node.ask("gc", which)["sets"] == node.ask("gc")["sets"], HUNG_S)
     node.cli("volume", "create", "empty-of-gc")
     empty = node.ask("gc", "empty-of-gc")
     assert not empty["sets"] and not empty["left"]

@@ -1,4 +1,4 @@
-"""What collection would do now, and why it leaves the rest: a plan that the collector's own choice makes and nobody carries out.
+"""The plan of a collection that nobody carries out: what it would free now by the collector's own choice, and why it leaves the rest.
 
 The sets are what `Candidates.choose` chooses again and again, each time without those it has chosen before.  What a collection of them
 writes is no candidate here, though a real one may pack it with others: so it gives back at least what the plan says.  The rest is said by
