@@ -17,7 +17,7 @@ from awsomefsd.base.limits import COLLECT_LOW_FREE_PERCENT
 from awsomefsd.base.metrics import Sample
 from awsomefsd.meta.client.paths import path_of
 from awsomefsd.node.catalog import Catalog
-from awsomefsd.node.maintenance.collection_plan import Plan
+from awsomefsd.node.maintenance.collection_plan import CollectionPlan
 from awsomefsd.node.observing import FileReport, file_report, summaries
 
 SUMMARIES_MAX = 2  # at once: each asks the leader for page after page
@@ -29,7 +29,7 @@ PATH_PAGES_MAX = 64  # questions for one of them: more than a path has directori
 class Planning(Protocol):
     """The collection of this node, as far as it says what it would do (node/maintenance/collection.py)."""
 
-    def plan(self, volume: int, device: int, between: Callable[[], object]) -> Plan:
+    def plan(self, volume: int, device: int, between: Callable[[], object]) -> CollectionPlan:
         """Returns what collection would do; `between` is called now and then, and may raise."""
 
     def next_look(self) -> tuple[str, float]:
@@ -130,7 +130,7 @@ def file_message(report: FileReport, paths: dict[int, str]) -> pb.FileFacts:
     )  # fmt: skip
 
 
-def plan_message(made: Plan, when: str, look_in_s: float) -> pb.CollectionPlan:
+def plan_message(made: CollectionPlan, when: str, look_in_s: float) -> pb.CollectionPlan:
     return pb.CollectionPlan(
         when=when, look_in_seconds=round(look_in_s), dead_percent=made.percent, dead_percent_low=made.low_percent,
         low_free_percent=COLLECT_LOW_FREE_PERCENT, segments_free=made.segments_free, segments_total=made.segments_total,

@@ -35,7 +35,7 @@ from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages.nodes import ListNodes
 from awsomefsd.meta.api.report_pages import all_sightings
-from awsomefsd.node.maintenance.collection_plan import Plan, plan
+from awsomefsd.node.maintenance.collection_plan import CollectionPlan, plan
 from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
@@ -164,7 +164,7 @@ class Collection:
             pending = self._busy or self._forced
             return "collecting" if pending else "stopped" if self._off else "idle", self._collector.figures.named(), self._error
 
-    def plan(self, volume: int, device: int, between: Callable[[], object]) -> Plan:
+    def plan(self, volume: int, device: int, between: Callable[[], object]) -> CollectionPlan:
         """Returns what collection would do, and changes nothing.  `between` is called now and then, and may raise to end it.  Any thread.
 
         0 is every volume and device.  Raises the service's Error, and Refused on a client of the cluster.

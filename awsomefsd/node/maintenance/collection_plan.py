@@ -41,7 +41,7 @@ class PlannedSet(Struct):
         return max(0, sum(usable_bytes(one.bytes) for one in self.segments) - self.copied_bytes)
 
 
-class Left(Struct):
+class LeftSegments(Struct):
     """Segments of one device that are left for one reason."""
 
     reason: str
@@ -51,7 +51,7 @@ class Left(Struct):
     dead_bytes: int = 0
 
 
-class Plan(Struct):
+class CollectionPlan(Struct):
     """`low_percent` is the share of dead bytes from which segments are collected when that is ordered or space is low."""
 
     percent: int
@@ -59,26 +59,26 @@ class Plan(Struct):
     segments_free: int
     segments_total: int
     sets: list[PlannedSet]
-    left: list[Left]
+    left: list[LeftSegments]
 
 
 def plan(
     ask: Callable[[Any], Any], candidates: Candidates, percent: int, low_percent: int, volume: int = 0, device: int = 0
-) -> Plan:
+) -> CollectionPlan:
     """Returns the plan, of segments on `device` only and with bytes of `volume` only, where they are not 0.
 
     Blocks for some questions a segment; raises the service's Error.
     """
     found = candidates.refresh()
     sets, rest = _sets(candidates, found, percent, low_percent)
-    shown = Shown(candidates, volume, device)
+    shown = AskedSegments(candidates, volume, device)
     left = _left(ask, candidates, found, rest, low_percent, shown)
     figures = candidates.figures
     asked = [one for one in sets if any(map(shown.has, one.segments))]
-    return Plan(percent, low_percent, figures.segments_free, figures.segments_total, asked, left)
+    return CollectionPlan(percent, low_percent, figures.segments_free, figures.segments_total, asked, left)
 
 
-class Shown:
+class AskedSegments:
     """The segments that somebody asks about: all, those of one device, or those with bytes of one volume."""
 
     def __init__(self, candidates: Candidates, volume: int, device: int) -> None:
@@ -116,17 +116,17 @@ def _sets(candidates: Candidates, found: list[SegmentInfo], percent: int, low_pe
 
 
 def _left(
-    ask: Callable[[Any], Any], candidates: Candidates, found: list[SegmentInfo], rest: list[SegmentInfo], low_percent: int, shown: Shown
-) -> list[Left]:
+    ask: Callable[[Any], Any], candidates: Candidates, found: list[SegmentInfo], rest: list[SegmentInfo], low_percent: int, shown: AskedSegments
+) -> list[LeftSegments]:
     seen = {one.segment for one in found}
     reasons = {one.segment: NO_GAIN if candidates.is_sparse(one, low_percent) else THRESHOLD for one in rest}
     absent = {one.device for one in ask(GetDevices()).devices if one.absent}
-    left: dict[tuple[str, int], Left] = {}
+    left: dict[tuple[str, int], LeftSegments] = {}
     for info in _live(ask):
         reason = reasons.get(info.segment, "") if info.segment in seen else _unseen(candidates, info, absent)
         if not reason or not shown.has(info):  # it would be moved
             continue
-        row = left.setdefault((reason, info.device), Left(reason, info.device))
+        row = left.setdefault((reason, info.device), LeftSegments(reason, info.device))
         row.segments += 1
         row.live_bytes += info.live_bytes
         row.dead_bytes += 0 if reason == OPEN else dead_bytes(info)  # what is not written yet is not dead

@@ -17,7 +17,7 @@ from awsomefsd.base.types import Attr, SegmentInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.scrub import GetNames, NamePage
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.node.maintenance.collection_plan import Left, Plan, PlannedSet
+from awsomefsd.node.maintenance.collection_plan import LeftSegments, CollectionPlan, PlannedSet
 
 FILE = Attr(3, stat.S_IFREG | 0o644, 1, 0, 0, 0, 5, 5, 0, 0, 0, 0, True)
 
@@ -58,12 +58,12 @@ class Planned:
 
     meanwhile: Any = None
 
-    def plan(self, volume: int, device: int, between: Any) -> Plan:
+    def plan(self, volume: int, device: int, between: Any) -> CollectionPlan:
         between()
         if self.meanwhile is not None:
             self.meanwhile()
         info = SegmentInfo(7, 1, 2, 0, 1 << 20, 2, 0, 0, 0, 100)
-        return Plan(50, 12, 3, 9, [PlannedSet("drain", [info], 100, 4096)], [Left("open", device, volume)])
+        return CollectionPlan(50, 12, 3, 9, [PlannedSet("drain", [info], 100, 4096)], [LeftSegments("open", device, volume)])
 
     def next_look(self) -> tuple[str, float]:
         return "soon", 2.6

@@ -17,7 +17,7 @@ from awsomefsd.io.collect.candidates import Candidates
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api import messages as m
 from awsomefsd.node.maintenance.collection import Collection
-from awsomefsd.node.maintenance.collection_plan import Plan, plan
+from awsomefsd.node.maintenance.collection_plan import CollectionPlan, plan
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from tests.rigs.metadata_service import MIB
 from tests.rigs.mount_without_kernel import VOLUME, Rig, rig
@@ -41,7 +41,7 @@ def dead(r: Rig, chance: random.Random, kept_of_five: int, name: str) -> None:
             r.call("unlink", ROOT_INO, f"{name}{number}".encode())
 
 
-def planned(r: Rig, percent: int = COLLECT_DEAD_PERCENT, like: Candidates | None = None, **only: int) -> Plan:
+def planned(r: Rig, percent: int = COLLECT_DEAD_PERCENT, like: Candidates | None = None, **only: int) -> CollectionPlan:
     """A plan, made by questions alone."""
 
     def changes_nothing(body: Any) -> None:
@@ -53,7 +53,7 @@ def planned(r: Rig, percent: int = COLLECT_DEAD_PERCENT, like: Candidates | None
     return plan(asked, own.like(like) if like is not None else own, percent, COLLECT_DEAD_PERCENT_LOW, **only)
 
 
-def numbers(made: Plan, how: str) -> set[int]:
+def numbers(made: CollectionPlan, how: str) -> set[int]:
     return {info.segment for one in made.sets if one.how == how for info in one.segments}
 
 
