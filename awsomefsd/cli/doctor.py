@@ -16,6 +16,7 @@ from awsomefsd.base.errors import ConfigError, Error
 from awsomefsd.base.log import printable
 from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
 from awsomefsd.cli.output import counted, message_dict, output_option, print_json
+from awsomefsd.cli.waiting import LongWork
 
 if TYPE_CHECKING:
     from awsomefsd.config.settings import Settings
@@ -47,12 +48,14 @@ def doctor(invocation: Invocation, preflight: bool, bundle_file: Path | None, fo
         raise click.UsageError("--bundle collects what a node has; leave --preflight out")
     if bundle_file is not None and os.path.lexists(bundle_file):
         raise click.UsageError(f"{bundle_file} exists; name a new file")
-    found, settings, answers = _examine(invocation, preflight)
+    with LongWork("looking"):
+        found, settings, answers = _examine(invocation, preflight)
     _print(found, form, preflight)
     if bundle_file is not None:
         from awsomefsd.node.doctor import bundle
 
-        files = bundle.write(bundle_file, settings, found, answers)
+        with LongWork("writing the bundle"):
+            files = bundle.write(bundle_file, settings, found, answers)
         click.echo(f"wrote {counted(files, 'file')} to {printable(bundle_file)}; names of files and hosts are in it", err=True)
     return DEGRADED if any(one.severity != "info" for one in found) else OK
 

@@ -8,6 +8,7 @@ import click
 
 from awsomefsd.cli.main import CliCommand, Invocation
 from awsomefsd.cli.output import output_option, print_json, say
+from awsomefsd.cli.waiting import LongWork
 
 PURGE_S = 60.0
 
@@ -28,7 +29,9 @@ def join(invocation: Invocation, token: str | None, form: str) -> None:
 
     settings = invocation.settings
     waited = new_node.daemon_waits(settings)
-    made = joining.join(settings, joining.read_token(token, settings))
+    given = joining.read_token(token, settings)
+    with LongWork("joining"):
+        made = joining.join(settings, given)
     answers = waited and new_node.await_daemon(invocation, made.node)
     if form == "json":
         print_json({"cluster": made.cluster, "node": made.node, "role": made.role, "site": made.site, "state_dir": str(settings.state_dir)})
@@ -60,8 +63,9 @@ def leave(invocation: Invocation, force: bool, purge: bool, yes_destroy: str) ->
         say(f"unmounted {directory} by force; what was not durable there is lost")
     identity = invocation.settings.state_dir / "node.json"
     until = time.monotonic() + PURGE_S
-    while purge and identity.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    with LongWork("waiting for the daemon, which deletes its state"):
+        while purge and identity.exists() and time.monotonic() < until:
+            time.sleep(0.05)
     if not purge:
         say(
             "this node has left the cluster; stop its daemon.  Its state directory is kept but has no use any more: delete it when you like"

@@ -63,7 +63,8 @@ def _take(invocation: Invocation, file: Path, *, force: bool) -> BackupHeader:
                 progress.text = f"{format_bytes(out.tell())} written"
             out.flush()
             os.fsync(out.fileno())
-        header = read_backup(new)  # what was written is what comes back
+        with LongWork("checking what was written"):
+            header = read_backup(new)  # what was written is what comes back
         new.rename(file)
         durable.sync_directory(file.absolute().parent)
     except BaseException:
@@ -90,7 +91,8 @@ def restore(invocation: Invocation, file: Path, devices: tuple[str, ...], confir
     from awsomefsd.recovery.restore import begin, finish
 
     if only_check:
-        header = read_backup(file)
+        with LongWork("checking"):
+            header = read_backup(file)
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(header.time_ns // 1_000_000_000))
         words = f"{file} is whole: cluster {header.cluster} up to entry {header.index}, made {when} by node {header.node}"
         print_json(asdict(header)) if form == "json" else say(words)
@@ -178,7 +180,8 @@ def recover(invocation: Invocation, force_single: bool, confirm_majority_lost: b
 
     settings = invocation.settings
     proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
-    made = forcing.force_single(settings.state_dir, described(settings)[1], confirmed=confirm_majority_lost, proof=proof)
+    with LongWork("recovering"):
+        made = forcing.force_single(settings.state_dir, described(settings)[1], confirmed=confirm_majority_lost, proof=proof)
     if form == "json":
         print_json(asdict(made))
         return

@@ -6,6 +6,7 @@ import click
 
 from awsomefsd.cli.main import ERROR, OK, CliCommand
 from awsomefsd.cli.output import output_option, print_json, print_table, say
+from awsomefsd.cli.waiting import LongWork
 
 
 @click.command(cls=CliCommand)
@@ -19,7 +20,8 @@ def self_check(form: str) -> int:
     from awsomefsd import __version__
     from awsomefsd.node import self_check
 
-    found = self_check.run()
+    with LongWork("checking"):
+        found = self_check.run()
     bad = any(finding.state == self_check.BAD for finding in found)
     if form == "json":
         print_json({"version": __version__, "ok": not bad, "findings": [finding._asdict() for finding in found]})

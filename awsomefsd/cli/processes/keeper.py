@@ -15,6 +15,7 @@ import click
 from awsomefsd.base import program
 from awsomefsd.base.errors import FsError
 from awsomefsd.cli.main import CliCommand, Invocation
+from awsomefsd.cli.waiting import LongWork
 
 BUSY_S_MAX = 30.0
 BUSY_PAUSE_S = 0.2
@@ -32,7 +33,9 @@ def keeper(invocation: Invocation, log_dir: Path | None, upgrade: bool) -> None:
     """
     settings = invocation.settings
     if upgrade:
-        _upgrade(settings.run_dir)
+        with LongWork("waiting for the keeper"):
+            told = _upgrade(settings.run_dir)
+        click.echo(told)
         return
     words = ["--run-dir", str(settings.run_dir), "--log-level", settings.log.level, "--log-format", settings.log.format]
     if log_dir is not None:
@@ -41,8 +44,11 @@ def keeper(invocation: Invocation, log_dir: Path | None, upgrade: bool) -> None:
     os.execve(argv[0], argv, program.environment())
 
 
-def _upgrade(run_dir: Path) -> None:
-    """Makes the keeper exec the new program; process, descriptors and workers stay.  Waits while it is busy with a mount or an unmount."""
+def _upgrade(run_dir: Path) -> str:
+    """Makes the keeper exec the new program; process, descriptors and workers stay.  Waits while it is busy with a mount or an unmount.
+
+    Returns what to say.
+    """
     from awsomefsd.keeper.client import KeeperClient
 
     client, deadline = KeeperClient(run_dir), time.monotonic() + BUSY_S_MAX
@@ -54,5 +60,4 @@ def _upgrade(run_dir: Path) -> None:
                 raise
             time.sleep(BUSY_PAUSE_S)
         else:
-            click.echo(f"keeper pid {reply['pid']} is of version {reply['version']} now")
-            return
+            return f"keeper pid {reply['pid']} is of version {reply['version']} now"

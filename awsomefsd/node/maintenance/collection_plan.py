@@ -116,7 +116,12 @@ def _sets(candidates: Candidates, found: list[SegmentInfo], percent: int, low_pe
 
 
 def _left(
-    ask: Callable[[Any], Any], candidates: Candidates, found: list[SegmentInfo], rest: list[SegmentInfo], low_percent: int, shown: AskedSegments
+    ask: Callable[[Any], Any],
+    candidates: Candidates,
+    found: list[SegmentInfo],
+    rest: list[SegmentInfo],
+    low_percent: int,
+    shown: AskedSegments,
 ) -> list[LeftSegments]:
     seen = {one.segment for one in found}
     reasons = {one.segment: NO_GAIN if candidates.is_sparse(one, low_percent) else THRESHOLD for one in rest}

@@ -17,7 +17,7 @@ from awsomefsd.base.types import Attr, SegmentInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.scrub import GetNames, NamePage
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.node.maintenance.collection_plan import LeftSegments, CollectionPlan, PlannedSet
+from awsomefsd.node.maintenance.collection_plan import CollectionPlan, LeftSegments, PlannedSet
 
 FILE = Attr(3, stat.S_IFREG | 0o644, 1, 0, 0, 0, 5, 5, 0, 0, 0, 0, True)
 

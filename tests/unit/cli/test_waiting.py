@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from awsomefsd.cli import waiting
+from awsomefsd.cli import main, waiting
 
 
 class _Terminal(io.StringIO):
@@ -54,3 +54,19 @@ def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch, ca
     with waiting.LongWork("work") as shown:
         assert shown._thread.ident is None
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "slow"), [("self-check", "node.self_check.run"), ("doctor --preflight", "node.doctor.examine.preflight")]
+)
+def test_commands_that_look_long_say_so(words: str, slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal("second")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(waiting, "SILENT_S", 0.0)
+
+    def look(*_: object) -> list[object]:
+        assert terminal.seen.wait(60), "nothing is shown meanwhile"
+        return []
+
+    monkeypatch.setattr(f"awsomefsd.{slow}", look)
+    assert main.run(words.split()) == main.OK
