@@ -122,6 +122,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.NeedSegments: pools.need_segments,
     c.SetPool: pools.set_pool,
     c.SetMaintenance: pools.set_maintenance,
+    c.DrainPoolDevices: devices.drain_of_pool,
     c.LeaseBays: pools.lease,
     c.PlanMirror: bays.plan_mirror,
     c.MirrorMade: bays.mirror_made,

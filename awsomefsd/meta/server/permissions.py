@@ -150,7 +150,7 @@ COMMANDS: dict[type, May] = {
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
-            c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot,
+            c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot, c.DrainPoolDevices,
         ),
         May.NODE,
     ),

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from awsomefsd.base.types import SPREAD_DEVICE, Redundancy
 from awsomefsd.config.redundancy import redundancy_text
-from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, PoolVolumes
+from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, PoolVolumes, StandingDrain
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine.spread import kept_for_repair, placeable
 from awsomefsd.meta.state.pools import POLICY
@@ -137,6 +137,12 @@ class PoolView(Struct, frozen=True):
         census = self.pool.census
         counted = census.needs if census is not None else []
         return [(priority, LACKS[priority], count) for priority, count in enumerate(counted[: len(LACKS)]) if count]
+
+    def standing(self) -> list[tuple[PoolDeviceInfo, StandingDrain]]:
+        """Returns the drains that do not go on, with their devices; none that has been taken back since they were looked at."""
+        drained = {one.device: one for one in self.pool.devices if one.draining and not one.lost}
+        census = self.pool.census
+        return [(drained[one.device], one) for one in (census.standing if census is not None else []) if one.device in drained]
 
     def left_bytes(self) -> int:
         """Returns the most that has still to be copied: a whole segment for each that lacks a mirror or has to move."""

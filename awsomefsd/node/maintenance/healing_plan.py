@@ -129,6 +129,10 @@ class HealingPlan:
             return GiveUpBay(need.segment, surplus.device, surplus.index)
         return self._begin(need, moves=True) if self._drained(need) else Asleep("mirrors on devices that are away are kept")
 
+    def drained(self, need: SegmentNeed) -> list[int]:
+        """Returns the devices that mirrors of a segment have to leave because they are drained."""
+        return [bay.device for bay in self._drained(need)]
+
     # --- what there is ------------------------------------------------------------------------------------------------------
     def _is_there(self, number: int) -> bool:
         device = self._devices.get(number)

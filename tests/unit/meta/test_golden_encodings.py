@@ -139,6 +139,7 @@ COMMANDS: list[c.Command] = [
     c.SetPool(1, 64 << 20, 600_000, 4),
     c.BaysWrong("node", 1, [(2, 3)]),
     c.SetMaintenance(1, "host", 1 << 41),
+    c.DrainPoolDevices(1, [2], [3], [4, 5], [6]),
     c.AddStore("cold", "s3://bucket/prefix", UUID, STORE_OPTIONS, b"veiled"),
     c.StoreReady(1, 2, 3),
     c.SetStore(1, 2, STORE_OPTIONS, b"veiled"),

@@ -88,6 +88,7 @@ from awsomefsd.meta.api.commands.pools import (
     AttachDevice,
     BaysTrimmed,
     BaysWrong,
+    DrainPoolDevices,
     DropBays,
     LeaseBays,
     MirrorMade,
@@ -158,6 +159,7 @@ __all__ = [
     "DescribeNode",
     "DetachStore",
     "DrainDevice",
+    "DrainPoolDevices",
     "Draw",
     "DropBays",
     "DropCa",
@@ -250,7 +252,7 @@ AnyCommand = Union[
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
     SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
-    CreateSnapshots, DeleteSnapshot, OpenSnapshot,
+    CreateSnapshots, DeleteSnapshot, OpenSnapshot, DrainPoolDevices,
 ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ COMMAND_ROWS = {
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
     " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance"
-    " CreateSnapshots DeleteSnapshot",
+    " CreateSnapshots DeleteSnapshot DrainPoolDevices",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
     " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",
 }
