@@ -147,7 +147,8 @@ class Leaving:
             return ""
         where = sorted({bay.device for row in rows for bay in _up_to_date(row)})
         lost = f"device {where[0]}, which is" if len(where) == 1 else f"devices {', '.join(map(str, where))}, which are"
-        return f"only {lost} lost, {'has' if len(where) == 1 else 'have'} all of {_counted(len(rows))} of {self.names(rows)}; bring that back"
+        has = "has" if len(where) == 1 else "have"
+        return f"only {lost} lost, {has} all of {_counted(len(rows))} of {self.names(rows)}; bring that back"
 
     def _is_elsewhere(self, bay: SegmentBay) -> bool:
         device = self._devices.get(bay.device)
@@ -185,8 +186,8 @@ class Leaving:
             its, stale = "its" if len(away) == 1 else "their", sum(one.stale for one in away)
             lost = "the device counts" if len(away) == 1 else "the devices count"
             return (
-                f"{_bays(stale)} of {_named([one.device for one in away])} can be trimmed only by the segment server of {its} node, which is "
-                f"away; start it, or wait until {lost} as lost ({self._lost_after(away)})"
+                f"{_bays(stale)} of {_named([one.device for one in away])} can be trimmed only by the segment server of {its} node, which "
+                f"is away; start it, or wait until {lost} as lost ({self._lost_after(away)})"
             )
         stale = sum(one.stale for one in waiting)
         return f"{_bays(stale)} of {_named([one.device for one in waiting])} {_is(stale)} being trimmed, which takes seconds; {again}"

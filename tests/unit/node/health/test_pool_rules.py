@@ -52,7 +52,7 @@ CASES = [
     ("POOL_AT_RISK", view(census=PoolCensus([3, 0, 0, 0, 0], lost=2)), "1 segment has one good mirror left"),
     ("POOL_DEGRADED", view(census=PoolCensus([0, 7, 0, 0, 0])), "7 segments have fewer mirrors"),
     ("HEAL_STALLED", view(census=PoolCensus([0, 7, 0, 0, 0], why="no device", idle_ms=STALLED_MS)), "none was made for 10 min: no device"),
-    ("DRAIN_STALLED", view(*DRAINED, census=standing()), "4 of node node-4 is drained, and 3 segments there (12 MiB of bays) cannot move: no"),
+    ("DRAIN_STALLED", view(*DRAINED, census=standing()), "node-4 is drained, and 3 segments there (12 MiB of bays) cannot move: no"),
     ("POOL_CANNOT_HEAL", view(*(device(number, 10) for number in range(1, 5))), "if host h1 is lost, the others lack 252 MiB"),
     ("POOL_NEARLY_FULL", view(free=1_000), "1000 B left of 9.8 KiB"),
 ]
