@@ -1,7 +1,7 @@
 """The devices that a node has in the pool, when the node is drained, used again, removed, or under maintenance.
 
-As NodePools of cluster/pki/node_admin.py.  A drain of the node drains them all by one entry: mirrors find places that fail apart from all of
-them, or it is refused before anything has begun.  A node that is used again takes data on all of them again.
+As NodePools of cluster/pki/node_admin.py.  A drain of the node drains them all by one entry: mirrors find places that fail apart from all
+of them, or it is refused before anything has begun.  A node that is used again takes data on all of them again.
 """
 
 from __future__ import annotations
