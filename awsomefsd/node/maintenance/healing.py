@@ -26,7 +26,7 @@ from awsomefsd.meta.api.commands import DropBays, MirrorMade, NeedSegments, Plan
 from awsomefsd.meta.api.commands.pools import DEVICE_LOST
 from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolCensus, PoolDeviceInfo
 from awsomefsd.meta.client.endpoints import endpoint_of
-from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate, Looked
+from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate, SleepingNeeds
 from awsomefsd.node.maintenance.healing_plan import COPIES_PER_HOST, Asleep, GiveUpBay, HealingPlan, KeepBay, Later, MirrorCopy
 
 WALK_STEPS = 8  # of 512 segments, between two looks at what is to be copied
@@ -52,7 +52,7 @@ class Healing:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[MirrorCopy, threading.Thread]] = {}  # by segment
         self._failures, self._absences, self._rate = CopyFailures(), Absences(), CopyRate()
-        self._looked = Looked()
+        self._looked = SleepingNeeds()
         self._ending = threading.Event()  # of the copies that run now
         self._look_s = 0.0  # when needs are read next
         self._soon = False  # something was refused that will be possible in a moment
@@ -79,7 +79,7 @@ class Healing:
         self._ending = threading.Event()
         self._absences = Absences()
         with self._lock:  # what was needed then says nothing of the next time that this node leads
-            self._rate, self._looked = CopyRate(), Looked()
+            self._rate, self._looked = CopyRate(), SleepingNeeds()
 
     def join(self) -> None:
         """Waits until no copy has a thread any more."""

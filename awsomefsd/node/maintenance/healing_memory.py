@@ -80,7 +80,7 @@ class CopyFailures:
         return found | {(segment, device.device) for segment in tired for device in pool.devices}
 
 
-class Looked:
+class SleepingNeeds:
     """What looks at the needs have found: those for which nothing can be done, and the drains that do not go on for that.
 
     A look at many needs takes several turns, of which each begins with what those before it have found.
@@ -92,9 +92,9 @@ class Looked:
         self._moving: dict[int, tuple[int, str]] = {}  # drained device → segments that cannot leave it, and why of one
         self._since_ms: dict[int, int] = {}
 
-    def next(self, goes_on: bool) -> Looked:
+    def next(self, goes_on: bool) -> SleepingNeeds:
         """Returns what the next turn begins with, which goes on with this look, or begins another one."""
-        made = Looked()
+        made = SleepingNeeds()
         made._since_ms = self._since_ms
         if goes_on:
             made.needed, made.asleep, made.why, made._moving = self.needed, self.asleep, self.why, dict(self._moving)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from awsomefsd.base.types import BAY_MIRROR, SEGMENT_LEASED, SEGMENT_SEALED, Redundancy, SegmentBay
 from awsomefsd.meta.api.messages.pools import SegmentNeed, StandingDrain
 from awsomefsd.meta.state.pools import DRAIN, FEWER, NEED_DRAIN, POLICY
-from awsomefsd.node.maintenance.healing_memory import STANDING_TOLD_MAX, Looked
+from awsomefsd.node.maintenance.healing_memory import STANDING_TOLD_MAX, SleepingNeeds
 from awsomefsd.node.maintenance.healing_plan import Asleep, Later
 
 ROOM = Asleep("no room")
@@ -16,7 +16,7 @@ def need(segment: int, priority: int = DRAIN, state: int = SEGMENT_SEALED) -> Se
     return SegmentNeed(priority, NEED_DRAIN, 0, segment, 1, state, 1 << 22, 4096, 0, 1, Redundancy(1, 1), bays)
 
 
-def looked(before: Looked, now_ms: int, *devices: int, goes_on: bool = False, whole: bool = True) -> Looked:
+def looked(before: SleepingNeeds, now_ms: int, *devices: int, goes_on: bool = False, whole: bool = True) -> SleepingNeeds:
     """A turn that finds a segment for each of these drained devices that cannot move."""
     made = before.next(goes_on)
     for segment, device in enumerate(devices, 1):
@@ -26,7 +26,7 @@ def looked(before: Looked, now_ms: int, *devices: int, goes_on: bool = False, wh
 
 
 def test_what_sleeps_is_counted_by_the_drained_device_that_it_has_to_leave() -> None:
-    made = Looked().next(goes_on=False)
+    made = SleepingNeeds().next(goes_on=False)
     made.note(need(1), ROOM, [4])
     made.note(need(2), Asleep("no mirror is there"), [3, 4])
     made.note(need(3, FEWER), Asleep("no mirror is there"), [])
@@ -40,7 +40,7 @@ def test_what_sleeps_is_counted_by_the_drained_device_that_it_has_to_leave() -> 
 
 
 def test_a_drain_stands_since_the_first_of_the_looks_that_found_it_so() -> None:
-    first = looked(Looked(), 1_000, 3, 4)
+    first = looked(SleepingNeeds(), 1_000, 3, 4)
     second = looked(first, 5_000, 3)
     assert second.standing() == [StandingDrain(3, 1, 1_000, "no room")] and second.asleep == 1
     third = looked(second, 9_000, 3, 4)
@@ -48,7 +48,7 @@ def test_a_drain_stands_since_the_first_of_the_looks_that_found_it_so() -> None:
 
 
 def test_a_look_of_several_turns_forgets_nothing_before_it_is_whole() -> None:
-    before = looked(Looked(), 1_000, 3, 4)
+    before = looked(SleepingNeeds(), 1_000, 3, 4)
     first = looked(before, 2_000, 3, whole=False)
     assert first.standing() == [StandingDrain(3, 1, 1_000, "no room")]
     last = looked(first, 3_000, 3, 4, goes_on=True)
@@ -57,6 +57,6 @@ def test_a_look_of_several_turns_forgets_nothing_before_it_is_whole() -> None:
 
 
 def test_few_are_told() -> None:
-    many = looked(Looked(), 1_000, *range(1, 3 * STANDING_TOLD_MAX), 7)
+    many = looked(SleepingNeeds(), 1_000, *range(1, 3 * STANDING_TOLD_MAX), 7)
     told = many.standing()
     assert len(told) == STANDING_TOLD_MAX and (told[0].device, told[0].segments) == (7, 2)
