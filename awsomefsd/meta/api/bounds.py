@@ -57,6 +57,7 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.BaysTrimmed: {"bays": LISTED_PER_COMMAND_MAX},
     commands.CreateSnapshots: {"snapshots": VOLUMES_PER_SNAPSHOT_MAX},
     commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
+    commands.BaysSeen: {"wrong": LISTED_PER_COMMAND_MAX},
     commands.DrainPoolDevices: dict.fromkeys(("devices", "lost", "taking", "draining"), LISTED_PER_QUESTION_MAX),
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
     PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX, "standing": LISTED_PER_COMMAND_MAX},

@@ -139,6 +139,7 @@ COMMANDS: dict[type, May] = {
     c.AttachDevice: May.NODE_SELF,
     c.BaysTrimmed: May.NODE_SELF,
     c.BaysWrong: May.NODE_SELF,
+    c.BaysSeen: May.NODE_SELF,
     c.SetSegmentServer: May.NODE_SELF,
     c.DescribeNode: May.SELF,
     c.ClaimVolume: May.SELF_OR_NODE,  # the driver of a node attaches for others

@@ -157,12 +157,14 @@ class PoolView(Struct, frozen=True):
 
 
 def takes_data(device: PoolDeviceInfo) -> bool:
-    return bool(device.server) and not (device.absent or device.lost or device.draining)
+    return bool(device.server) and not (device.absent or device.lost or device.draining or device.doubted)
 
 
 def state_of(device: PoolDeviceInfo) -> str:
     """Returns the state of a device in words."""
-    where = "lost" if device.lost else "absent" if device.absent else "ok" if device.server else "not attached"
+    where = "lost" if device.lost else "absent" if device.absent else "not attached" if not device.server else "ok"
+    if where == "ok" and device.doubted:
+        where = f"{device.doubted} bays to be looked at"
     return f"{where}, draining" if device.draining and where != "ok" else "draining" if device.draining else where
 
 

@@ -140,6 +140,7 @@ COMMANDS: list[c.Command] = [
     c.BaysWrong("node", 1, [(2, 3)]),
     c.SetMaintenance(1, "host", 1 << 41),
     c.DrainPoolDevices(1, [2], [3], [4, 5], [6]),
+    c.BaysSeen("node", 1, 2, 130, 3, [(4, 5)]),
     c.AddStore("cold", "s3://bucket/prefix", UUID, STORE_OPTIONS, b"veiled"),
     c.StoreReady(1, 2, 3),
     c.SetStore(1, 2, STORE_OPTIONS, b"veiled"),

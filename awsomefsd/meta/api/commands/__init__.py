@@ -86,6 +86,7 @@ from awsomefsd.meta.api.commands.nodes import (
 from awsomefsd.meta.api.commands.pools import (
     AddPoolDevice,
     AttachDevice,
+    BaysSeen,
     BaysTrimmed,
     BaysWrong,
     DrainPoolDevices,
@@ -140,6 +141,7 @@ __all__ = [
     "AnyCommand",
     "Apply",
     "AttachDevice",
+    "BaysSeen",
     "BaysTrimmed",
     "BaysWrong",
     "ChangeMembership",
@@ -252,7 +254,7 @@ AnyCommand = Union[
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
     SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
-    CreateSnapshots, DeleteSnapshot, OpenSnapshot, DrainPoolDevices,
+    CreateSnapshots, DeleteSnapshot, OpenSnapshot, DrainPoolDevices, BaysSeen,
 ]  # fmt: skip
 
 

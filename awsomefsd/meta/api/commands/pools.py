@@ -171,6 +171,21 @@ class DrainPoolDevices(PoolCommand, tag=204):
     draining: list[int]
 
 
+class BaysSeen(PoolCommand, tag=205):
+    """The server of a device, attached with `generation`, has looked at the bays from `first` up to those below `doubted`.
+
+    `wrong` (index, segment): mirrors that do not have the ends of what their rows say.  They count no more, where another mirror does; the
+    others are not doubted any more.  ESTALE unless `doubted` is as the row of the device has it.
+    """
+
+    node: str
+    device: int
+    generation: int
+    doubted: int
+    first: int
+    wrong: list[tuple[int, int]]
+
+
 class SetSegmentServer(PoolCommand, tag=200):
     """The segment server of a node is reached at `address`; "": it has none."""
 

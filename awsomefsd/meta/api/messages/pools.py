@@ -81,7 +81,10 @@ class ReportCensus(Message, tag=195):
 
 # --- replies ------------------------------------------------------------------------------------------------------------------
 class PoolDeviceInfo(Struct, array_like=True, gc=False, frozen=True):
-    """A device of a pool as the log has it.  `server`: the node that has attached it, which others reach at `address`."""
+    """A device of a pool as the log has it.  `server`: the node that has attached it, which others reach at `address`.
+
+    `doubted`: bays below this have still to be looked at, after the cluster's state went back.
+    """
 
     device: int
     bays: int
@@ -96,6 +99,7 @@ class PoolDeviceInfo(Struct, array_like=True, gc=False, frozen=True):
     absent: bool = False
     lost: bool = False
     draining: bool = False
+    doubted: int = 0
 
 
 class Pool(Message, tag=186):

@@ -51,7 +51,7 @@ COMMAND_ROWS = {
     "itself on the connection's mount": "OpenSession OpenShared OpenSnapshot",
     "own session, or role node": "EndSession ClearQuarantine",
     "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments AttachDevice BaysTrimmed SetSegmentServer"
-    " BaysWrong",
+    " BaysWrong BaysSeen",
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
