@@ -1,4 +1,4 @@
-"""The state of a cluster goes back, and the disks of its pool do not: whatever happens then, what the state names and a disk still holds stays.
+"""The state of a cluster goes back, and the disks of its pool do not: what the state names and a disk still holds stays.
 
 The machine and the healing plan are the production ones.  Disks are kept apart from them, in true time, and so is what servers remember of
 copies that they have made.  A state that was kept is put back by Recover once or twice in a life; devices are attached one after the other,
@@ -254,7 +254,9 @@ BROKEN = [_no_doubt, _given_up_for_the_sake_of_doubted_ones, _copied_while_doubt
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda one: one.__name__.strip("_"))
-def test_what_is_wrong_on_purpose_is_found(broken: Callable[[pytest.MonkeyPatch], None], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_on_purpose_is_found(
+    broken: Callable[[pytest.MonkeyPatch], None], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken(monkeypatch)
     for life in range(60 * LIVES):
         try:

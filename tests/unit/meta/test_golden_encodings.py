@@ -177,6 +177,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
             2,
             "node",
             3,
+            4,
         ),
     ),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 14), [SegmentBay(1, 2, 3, BAY_COPYING)], WANT, 14, 15, 1, 16)),

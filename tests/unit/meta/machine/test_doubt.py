@@ -112,7 +112,8 @@ def test_of_what_is_lost_nobody_waits_and_it_is_doubted_when_it_is_back(drive: P
     drive.heal(number, 3)
     drive.attach(2)
     drive.walk()
-    assert drive.errno(c.DropBays([(number, bay.device, bay.index) for bay in drive.row(number).bays if bay.device != 2]), **HOST) == errno.EPERM
+    others = [(number, bay.device, bay.index) for bay in drive.row(number).bays if bay.device != 2]
+    assert drive.errno(c.DropBays(others), **HOST) == errno.EPERM
     sound(drive)
 
 
