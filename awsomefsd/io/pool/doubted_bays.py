@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 
-from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import BLOCK_BYTES
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.io.device.buffers import aligned_buffer
@@ -42,7 +41,6 @@ class DoubtedBays:
         wrong = self._wrong(part.bays)
         if self._device.stopped:
             return False
-        hit("device.doubted.looked")
         dropped = self._propose(BaysSeen(self._node, number, self._generation, told.doubted, first, wrong)).number
         if wrong:
             log.warning(
