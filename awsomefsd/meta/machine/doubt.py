@@ -23,7 +23,7 @@ import errno
 from itertools import takewhile
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import BAY_COPYING, BAY_STALE, SegmentBay
+from awsomefsd.base.types import BAY_COPYING, BAY_STALE, SEGMENT_SEALED, SegmentBay
 from awsomefsd.meta.api.commands import BaysSeen, Entry
 from awsomefsd.meta.api.messages import Made, Reply
 from awsomefsd.meta.machine import bays
@@ -65,7 +65,7 @@ def _judge(state: State, entry: Entry, device: int, index: int, command: BaysSee
     assert isinstance(held, rows.BayRow)
     row = state.segment(held.segment) if held.role != BAY_STALE else None
     bay = bays.named(row, device, index) if row is not None else None
-    if row is None or bay is None:
+    if row is None or bay is None or row.state != SEGMENT_SEALED:
         return False
     is_wrong = (index, row.segment) in command.wrong and bay in pools.complete(row) and _has_other(state, row, bay)
     if bay.role == BAY_COPYING:
