@@ -40,7 +40,7 @@ class MountRpcs:
 
     @edge
     def ListMounts(self, request: pb.ListMountsRequest, context: grpc.ServicerContext) -> pb.ListMountsReply:
-        views = self._mounts.views()
+        views = self._mounts.shown()
         promised = self._promised() if request.power_cut else None
         return pb.ListMountsReply(mounts=[mount_message(view, *promised) if promised else mount_message(view) for view in views])
 

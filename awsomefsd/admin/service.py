@@ -15,6 +15,7 @@ from awsomefsd.admin.observe_service import ObserveRpcs
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.pb import admin_pb2_grpc
 from awsomefsd.admin.pool_service import PoolRpcs
+from awsomefsd.admin.snapshot_service import SnapshotRpcs
 from awsomefsd.admin.store_service import StoreRpcs
 from awsomefsd.admin.stream_service import StreamRpcs
 from awsomefsd.admin.ui_service import UiRpcs
@@ -36,8 +37,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         page: UiRpcs,
         stores: StoreRpcs,
         pools: PoolRpcs,
+        snapshots: SnapshotRpcs,
     ) -> None:
-        parts = (cluster, devices, volumes, mounts, maintenance, streams, observe, page, stores, pools)
+        parts = (cluster, devices, volumes, mounts, maintenance, streams, observe, page, stores, pools, snapshots)
         for method in pb.DESCRIPTOR.services_by_name["Admin"].methods:
             (rpc,) = (found for part in parts if (found := getattr(part, method.name, None)) is not None)
             setattr(self, method.name, rpc)

@@ -70,7 +70,7 @@ class VolumeRpcs:
 
     def _where(self) -> dict[str, str]:
         where: dict[str, list[str]] = {}
-        for view in self._mounts.views():
+        for view in self._mounts.shown():
             if view.state == REFUSED:
                 continue  # it may be of another cluster's volume with this name
             where.setdefault(view.volume_name, []).append(view.directory)

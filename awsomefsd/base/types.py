@@ -126,8 +126,8 @@ class Redundancy(Struct, array_like=True, gc=False, frozen=True):
     quorum: bool = False
 
 
-STORE_ADDING, STORE_ACTIVE = range(2)
-STORE_STATES = ("adding", "active")  # in words
+STORE_ADDING, STORE_ACTIVE, STORE_RECOVERED = range(3)
+STORE_STATES = ("adding", "active", "recovered")  # in words
 KEPT, OF_ROLE, NO_CREDENTIALS = "kept", "role", ""
 
 
@@ -154,6 +154,9 @@ class StoreInfo(Struct, array_like=True, gc=False):
 
     `era`: identity of the cluster's life in it, of which it is number `era_number` (0: not known yet).  `has_secret`: the cluster keeps
     credentials or a key for it.
+
+    STORE_RECOVERED: entry `recovered` took the cluster back behind what it may have put there.  Nothing is put and nothing deleted before
+    an era after `before` has begun: `era` "" until one is named, at `era_ns`.
     """
 
     store: int
@@ -166,6 +169,9 @@ class StoreInfo(Struct, array_like=True, gc=False):
     changed: int
     options: StoreOptions
     has_secret: bool = False
+    before: str = ""
+    era_ns: int = 0
+    recovered: int = 0
 
 
 class SegmentBay(Struct, array_like=True, gc=False, frozen=True):

@@ -24,6 +24,7 @@ from awsomefsd.cli.output import (
     typed_again,
 )
 from awsomefsd.cli.tables import print_volumes
+from awsomefsd.cli.volumes.snapshot import snapshot
 
 
 class Mode(click.ParamType):
@@ -45,6 +46,9 @@ VOLUME_NAME = GivenName("look at `awsomefsd volume ls`")
 @click.group(cls=CliGroup)
 def volume() -> None:
     """Create, list, change and delete volumes."""
+
+
+volume.add_command(snapshot)
 
 
 @volume.command()

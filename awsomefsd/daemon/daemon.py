@@ -29,7 +29,7 @@ from awsomefsd.base.errors import Error
 from awsomefsd.base.limits import DEVICE_REPORT_MS, SCRUB_LOOK_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
-from awsomefsd.base.rule_levels import POOLS
+from awsomefsd.base.rule_levels import POOLS, STORES
 from awsomefsd.base.tls import TlsFiles
 from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
 from awsomefsd.base.watchdog import keep_fed
@@ -154,10 +154,14 @@ class Daemon:
         return PoolsOfNodes(self.catalog, PoolOperations(self.node.cluster, self.access.ask, self.catalog))
 
     def _mounts(self, removed: Callable[[], str]) -> Mounts:
+        from awsomefsd.node.snapshots import SnapshotCatalog
+
         settings, worker = self.settings, own_worker if self.host_keeper is None else self.host_keeper.worker
+        snapshots = SnapshotCatalog(self.catalog, self.access.ask)
         return Mounts(
             settings.state_dir, identity.boot_id(), self.keeper, self._mountable, worker_config(settings, self.node),
             settings.mount.readahead // 1024, self.catalog.end_session_of, worker, removed, node=self.node.node,
+            find_snapshot=snapshots.find,
         )  # fmt: skip
 
     def _start_collecting(self, undo: ExitStack) -> None:
@@ -179,6 +183,7 @@ class Daemon:
             lambda count, began: time.sleep(self.upkeep_io.spend(count, began)),
         )  # fmt: skip
         self._start_pool_upkeep(undo)
+        self._start_store_eras(undo)
         self.collection.start()
         undo.callback(self.collection.stop)
 
@@ -224,6 +229,20 @@ class Daemon:
         )  # fmt: skip
         upkeep.start()
         undo.callback(upkeep.stop)
+
+    def _start_store_eras(self, undo: ExitStack) -> None:
+        """Starts what begins eras of stores while this node leads; not in builds whose clusters have none (base/levels.py)."""
+        if levels.highest() < STORES or self.node.role != "node":
+            return
+        from awsomefsd.node.store_eras import StoreEras
+        from awsomefsd.node.stores import StoreCatalog
+
+        eras = StoreEras(
+            StoreCatalog(self.catalog, self.node.cluster), lambda: self.catalog.level() >= STORES, lambda: self.metadata.leads,
+            self.membership.applied,
+        )  # fmt: skip
+        eras.start()
+        undo.callback(eras.stop)
 
     def _mountable(self, name: str) -> VolumeInfo:
         found = self.catalog.mountable(name, node=self.node.node)
@@ -285,12 +304,14 @@ class Daemon:
         from awsomefsd.admin.observe_service import ObserveRpcs
         from awsomefsd.admin.pool_service import PoolRpcs
         from awsomefsd.admin.service import AdminService
+        from awsomefsd.admin.snapshot_service import SnapshotRpcs
         from awsomefsd.admin.store_service import StoreRpcs
         from awsomefsd.admin.stream_service import StreamRpcs
         from awsomefsd.admin.streams import Streams
         from awsomefsd.admin.ui_service import UiRpcs
         from awsomefsd.admin.volume_service import VolumeRpcs
         from awsomefsd.node.pools import PoolCatalog
+        from awsomefsd.node.snapshots import SnapshotCatalog
         from awsomefsd.node.stores import StoreCatalog
 
         settings, cluster = self.settings, self.node.cluster
@@ -308,6 +329,7 @@ class Daemon:
             UiRpcs(page.login),
             StoreRpcs(StoreCatalog(self.catalog, cluster)),
             PoolRpcs(PoolCatalog(self.catalog)),
+            SnapshotRpcs(SnapshotCatalog(self.catalog, self.access.ask)),
         )
 
     def _serve_csi(self) -> CsiServer | None:

@@ -26,13 +26,13 @@ class WebPage:
             undo.callback(self._page.close)
             logger.info("the web page is served", extra={"at": self._page.address})
 
-    def login(self) -> tuple[str, float]:
+    def login(self, operator: bool) -> tuple[str, float]:
         """Returns (an address that signs in once, for how many seconds).  Raises Refused without a page."""
-        from awsomefsd.ui.sign_in import CODE_S
+        from awsomefsd.ui.sign_in import CODE_S, OPERATOR, READER
 
         if self._page is None:
             raise Refused("this daemon serves no web page: set ui.listen and restart it, or use `awsomefsd ui` without --login")
-        return self._page.login(), CODE_S
+        return self._page.login(OPERATOR if operator else READER), CODE_S
 
 
 def _serve(settings: Settings) -> RunningUi:

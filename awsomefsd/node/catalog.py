@@ -14,7 +14,7 @@ from typing import Any
 from awsomefsd.base import levels
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
 from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
-from awsomefsd.base.rule_levels import DELEGATION
+from awsomefsd.base.rule_levels import DELEGATION, SNAPSHOTS
 from awsomefsd.base.types import HOST_UNIQUE, NAMES_WORDS, DeviceInfo, VolumeInfo, is_pool
 from awsomefsd.meta.api import messages
 from awsomefsd.meta.api.commands import (
@@ -32,6 +32,7 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages.csi import GetClaims
 from awsomefsd.meta.api.messages.nodes import ListNodes
+from awsomefsd.meta.api.messages.snapshots import ListSnapshots
 from awsomefsd.meta.api.report_pages import all_reports
 
 Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
@@ -203,6 +204,8 @@ class Catalog:
         with suppress(FsError):  # a client may not list nodes, and is told their UUIDs
             named = {row.node: row.name for row in self.ask(ListNodes(removed=True)).nodes}
         sessions = [one for one in self._call(messages.GetSessions()).sessions if one.volume == volume.volume and not one.ended]
+        if not sessions and self.level() >= SNAPSHOTS and self._call(ListSnapshots(volume.volume)).snapshots:
+            return f"volume {volume.name} has snapshots; delete them first (`awsomefsd volume snapshot ls {volume.name}`)"
         if not sessions:
             return f"volume {volume.name} was mounted until a moment ago; try again"
         nodes = sorted({named.get(one.node) or one.node for one in sessions})

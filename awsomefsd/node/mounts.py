@@ -35,13 +35,14 @@ from shlex import quote
 from typing import Any, Protocol
 
 from awsomefsd.base import durable, program
-from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FormatTooNew, FsError, NotFound, Refused, Unavailable
+from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FormatTooNew, FsError, NotFound, Refused, Unavailable
 from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.base.log import bound
-from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.types import SnapshotInfo, VolumeInfo
 from awsomefsd.config import mount_options
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper import mount_syscalls
+from awsomefsd.keeper.client import ANSWER_S_MAX, LOOK_S_MAX
 from awsomefsd.node.last_words import reason_in
 from awsomefsd.worker.config import WorkerConfig, asked_options
 from awsomefsd.worker.memory import worker_memfds
@@ -81,7 +82,7 @@ class MountKeeper(Protocol):
     def remount(self, mount: str, dir: str, *, options: Sequence[str], config: Mapping[str, Any], readahead_kib: int) -> None: ...
     def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
-    def list(self) -> list[dict[str, Any]]: ...
+    def list(self, timeout_s: float = ANSWER_S_MAX) -> list[dict[str, Any]]: ...
     def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool: ...
 
 
@@ -95,6 +96,8 @@ class DesiredMount:
     directory: str
     options: tuple[str, ...]
     connection: int = 0  # the mount to whose connection this one is attached; 0: it has its own
+    snapshot: int = 0  # of the volume, and `volume_name` says so; 0: the volume itself
+    snapshot_uuid: str = ""
 
     @property
     def served_as(self) -> int:
@@ -129,6 +132,7 @@ class Unmounted:
 
 MakeWorkerConfig = Callable[[DesiredMount, MountOptions], WorkerConfig]
 FindVolume = Callable[[str], VolumeInfo]
+FindSnapshot = Callable[[str, str], tuple[VolumeInfo, SnapshotInfo]]
 WorkerProgram = Callable[[], tuple[list[str], dict[str, str]]]
 
 
@@ -156,12 +160,14 @@ class Mounts:
         removed: Callable[[], str] = str,
         *,
         node: str,
+        find_snapshot: FindSnapshot | None = None,
     ) -> None:
         """`removed` returns why this node is not in its cluster any more, "" while it is; `node` is its id."""
         self._path = state_dir / "mounts.json"
         self._boot_id = boot_id
         self._keeper = keeper
         self._find_volume = find_volume
+        self._find_snapshot = find_snapshot
         self._worker_config = worker_config
         self._readahead_kib = readahead_kib
         self._end_session = end_session
@@ -178,18 +184,20 @@ class Mounts:
     # --- what people ask --------------------------------------------------------------------------------------------------
 
     def mount(self, volume_name: str, directory: str, options: list[str]) -> MountView:
-        """Mounts a volume; returns when it serves.
+        """Mounts a volume, or read-only its snapshot VOLUME@NAME; returns when it serves.
 
-        Raises NotFound, AlreadyExists, Refused, FsError, or Unavailable, which leaves it to `reconcile`.
+        Raises ConfigError, NotFound, AlreadyExists, Refused, FsError, or Unavailable, which leaves it to `reconcile`.
         """
         parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
         directory = _real_path(directory)
         with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
-            volume = self._find_volume(volume_name)
-            self._await_unmounted(volume, directory)
+            volume, snapshot = self._found(volume_name)
+            wanted = DesiredMount(_new_id(), volume.volume, volume.name, directory, tuple(options))
+            if snapshot is not None:
+                parsed, wanted = self._of_snapshot(wanted, snapshot)
+            self._await_unmounted(wanted)
             _check_mount_point(directory)
             self._refuse_second(directory)
-            wanted = DesiredMount(_new_id(), volume.volume, volume.name, directory, tuple(options))
             try:
                 pid = self._attach_or_start(wanted, parsed)
             except Unavailable:
@@ -202,6 +210,23 @@ class Mounts:
                 raise
         bound(logger, mount=wanted.mount).info("mounted", extra={"volume": volume_name, "dir": directory})
         return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1, served_as=wanted.served_as)
+
+    def _found(self, name: str) -> tuple[VolumeInfo, SnapshotInfo | None]:
+        """Returns what is called VOLUME, or VOLUME@NAME.  Raises NotFound, Refused."""
+        volume, at, snapshot = name.partition("@")
+        found = self._find_volume(volume)
+        if not at or self._find_snapshot is None:
+            return found, None
+        return found, self._find_snapshot(volume, snapshot)[1]
+
+    def _of_snapshot(self, wanted: DesiredMount, info: SnapshotInfo) -> tuple[MountOptions, DesiredMount]:
+        """Returns the mount of a volume as that of a snapshot of it, which is read-only, and its options.  Raises ConfigError."""
+        name = f"{wanted.volume_name}@{info.name}"
+        options = (*(word for word in wanted.options if word not in ("ro", "rw")), "ro")
+        parsed = mount_options.parse(list(options), self._readahead_kib, os.geteuid() == 0)
+        if parsed.shared:
+            raise ConfigError(f"{name} is mounted beside any other mount, on any node; leave the option shared out")
+        return parsed, replace(wanted, volume_name=name, options=options, snapshot=info.snapshot, snapshot_uuid=info.uuid)
 
     def remount(self, volume_name: str, directory: str, words: list[str]) -> MountView:
         """Changes the options of a mount; returns when they hold, with `ro` when everything written is durable as well.
@@ -217,6 +242,8 @@ class Mounts:
                 raise NotFound(f"{directory} has just been unmounted; mount it again")
             options = mount_options.remounted(wanted.options, words, owner=(os.geteuid(), os.getegid()))
             parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
+            if wanted.snapshot and not parsed.read_only:
+                raise ConfigError(f"{volume_name} is a snapshot, and never writable; leave the option rw out")
             self._check_others_agree(wanted, parsed)
             row = next((row for row in self._keeper.list() if _id_of(row) == wanted.served_as), None)
             if row is None:
@@ -300,11 +327,15 @@ class Mounts:
     def of_volume(self, volume: int) -> MountView | None:
         """Returns the mount of a volume on this node, or None."""
         with self._lock:
-            wanted = next((wanted for wanted in self._desired.values() if wanted.volume == volume), None)
+            wanted = next((one for one in self._desired.values() if one.volume == volume and not one.snapshot), None)
         return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
 
-    def views(self, *, watched: bool = True) -> list[MountView]:
-        """Returns all mounts, also when the keeper is away (their state is then "unwatched").
+    def shown(self) -> list[MountView]:
+        """Returns `views` for somebody who only looks: a keeper that is silent is soon taken for away."""
+        return self.views(patience_s=LOOK_S_MAX)
+
+    def views(self, *, watched: bool = True, patience_s: float = ANSWER_S_MAX) -> list[MountView]:
+        """Returns all mounts, also when the keeper is away or silent for `patience_s` (their state is then "unwatched").
 
         `watched`: False if that is known; it is not asked then.
         """
@@ -314,7 +345,7 @@ class Mounts:
         listed = None
         if watched:
             with suppress(Unavailable):
-                listed = {_id_of(row): row for row in self._keeper.list()}
+                listed = {_id_of(row): row for row in self._keeper.list(patience_s)}
         busy |= self._busy_of(desired)  # one that is being unmounted may have left the list
         with self._lock:
             kept = [wanted for wanted in desired if wanted.mount in self._desired]
@@ -419,10 +450,11 @@ class Mounts:
 
     def _adopt(self, mount: int, row: dict[str, Any]) -> None:
         source = str(row["source"])
-        volume = NO_VOLUME if self._is_of_before(row) else self._find_volume(source).volume
+        volume = NO_VOLUME if self._is_of_before(row) else self._find_volume(source.partition("@")[0]).volume
+        _, snapshot, uuid = _served(row)
         asked = asked_options(row.get("config"))
         options = row.get("options", ()) if asked is None else asked  # an older build kept only the kernel's options
-        self._keep(DesiredMount(mount, volume, source, str(row["dir"]), tuple(map(str, options))))
+        self._keep(DesiredMount(mount, volume, source, str(row["dir"]), tuple(map(str, options)), 0, snapshot, uuid))
         bound(logger, mount=mount).warning("mount taken up from the keeper", extra={"dir": row["dir"]})
 
     # --- details ------------------------------------------------------------------------------------------------------------
@@ -448,7 +480,7 @@ class Mounts:
     def _attach_or_start(self, wanted: DesiredMount, options: MountOptions, instead_of: int = 0) -> int:
         """Remembers a new mount (in the place of a dead one) and asks the keeper for it; returns the pid of the worker."""
         deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
-        while (row := self._connection(wanted.volume)) is not None:
+        while (row := self._connection(wanted)) is not None:
             _check_agrees(wanted, options, row)
             attached = replace(wanted, connection=_id_of(row))
             self._keep(attached, instead_of, reviving=instead_of > 0)
@@ -462,23 +494,24 @@ class Mounts:
         self._keep(wanted, instead_of, reviving=instead_of > 0)
         return self._start(wanted, options)
 
-    def _connection(self, volume: int) -> dict[str, Any] | None:
-        """The keeper's row of what serves a volume here.  Raises Unavailable."""
-        rows = self._keeper.list()
-        return next((row for row in rows if _volume_of(row) == volume and not self._is_of_before(row)), None)
+    def _connection(self, wanted: DesiredMount) -> dict[str, Any] | None:
+        """The keeper's row of what serves a volume, or a snapshot of it, here.  Raises Unavailable."""
+        same = wanted.volume, wanted.snapshot, wanted.snapshot_uuid
+        return next((row for row in self._keeper.list() if _served(row) == same and not self._is_of_before(row)), None)
 
     def _is_of_before(self, row: Mapping[str, Any]) -> bool:
         """Returns True for the keeper's row of a mount that was made when this machine was another node."""
         config = row.get("config")
         return isinstance(config, dict) and config.get("node", self._node) != self._node
 
-    def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
+    def _await_unmounted(self, new: DesiredMount) -> None:
         """Waits for the worker of a mount that umount(2) alone has ended, which still flushes, instead of refusing.
 
         umount(8) does not call our helper where it finds the type by statfs(2), so this node does not hear of it.
         """
         with self._lock:
-            left = [wanted for wanted in self._desired.values() if wanted.directory == directory or wanted.volume == volume.volume]
+            same = new.volume, new.snapshot
+            left = [one for one in self._desired.values() if one.directory == new.directory or (one.volume, one.snapshot) == same]
         for wanted in left:
             deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
             while _was_unmounted(wanted.directory) and time.monotonic() < deadline:
@@ -526,6 +559,7 @@ class Mounts:
             f"{one.mount:x}": {
                 "volume": one.volume, "name": one.volume_name, "directory": one.directory, "options": list(one.options),
                 "connection": f"{one.connection:x}",
+                **({"snapshot": one.snapshot, "snapshot_uuid": one.snapshot_uuid} if one.snapshot else {}),
             }
             for one in self._desired.values()
         }  # fmt: skip
@@ -574,6 +608,8 @@ def _load(path: Path, boot_id: str) -> list[DesiredMount]:
                 str(row["directory"]),
                 tuple(map(str, row["options"])),
                 int(row.get("connection", "0"), 16),
+                int(row.get("snapshot", 0)),
+                str(row.get("snapshot_uuid", "")),
             )
             for mount, row in value["mounts"].items()
         ]
@@ -622,9 +658,10 @@ def _check_mount_point(path: str) -> None:
         raise FsError(errno.ENOTDIR, f"{path} is not a directory; mount on a directory")
 
 
-def _volume_of(row: dict[str, Any]) -> int:
-    config = row.get("config")
-    return int(config.get("volume", 0)) if isinstance(config, dict) else 0
+def _served(row: dict[str, Any]) -> tuple[int, int, str]:
+    """Returns volume, snapshot and its uuid; 0 and "" if it is the volume itself."""
+    config = row["config"] if isinstance(row.get("config"), dict) else {}
+    return int(config.get("volume", 0)), int(config.get("snapshot", 0)), str(config.get("snapshot_uuid", ""))
 
 
 def _check_agrees(wanted: DesiredMount, options: MountOptions, row: dict[str, Any]) -> None:

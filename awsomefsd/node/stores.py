@@ -20,8 +20,8 @@ from awsomefsd.base import levels
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, FsError, NotFound, Refused
 from awsomefsd.base.limits import STORE_CA_BYTES_MAX, STORE_KEEP_MS_MAX, STORE_KEEP_MS_MIN, STORE_RPO_MS_MAX, STORE_RPO_MS_MIN
 from awsomefsd.base.rule_levels import STORES
-from awsomefsd.base.types import KEPT, OF_ROLE, STORE_ADDING, StoreInfo, StoreOptions
-from awsomefsd.meta.api.commands import AddStore, DetachStore, SetStore, StoreReady
+from awsomefsd.base.types import KEPT, OF_ROLE, STORE_ADDING, STORE_RECOVERED, StoreInfo, StoreOptions
+from awsomefsd.meta.api.commands import AddStore, BeginEra, DetachStore, SetStore, StoreReady
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 from awsomefsd.node import store_child
 from awsomefsd.node.catalog import Catalog, check_name
@@ -140,6 +140,15 @@ class StoreCatalog:
             raise FsError(err.errno, f"store {name} cannot be changed: {err}") from err
         return self.find(name)
 
+    def begin_era(self, info: StoreInfo, leave: Leave) -> Findings:
+        """Begins the era of a store that a recovery has left without one, or goes on with one that was begun; returns the store."""
+        assert info.state == STORE_RECOVERED
+        secret = self._secret(info)
+        if not info.era:
+            self._catalog.propose(BeginEra(info.store, info.changed, str(uuid.uuid4())))
+            info = self.find(info.name)
+        return (yield from self._claimed(info, secret, leave))
+
     def detach(self, name: str) -> StoreInfo:
         """Forgets a store and returns what it was."""
         info = self.find(name)
@@ -156,7 +165,11 @@ class StoreCatalog:
             raise Refused(f"{url} cannot be a store: {'; '.join(bad)}; nothing was added")
 
     def _claimed(self, info: StoreInfo, secret: StoreSecret, leave: Leave) -> Findings:
-        job = Job(CLAIM, info.url, info.options, self._cluster, secret.keys, era=uuid.UUID(info.era), created_ns=info.created_ns)
+        before = uuid.UUID(info.before) if info.before else None
+        job = Job(
+            CLAIM, info.url, info.options, self._cluster, secret.keys, info.state == STORE_RECOVERED, uuid.UUID(info.era),
+            info.era_ns or info.created_ns, before, info.recovered,
+        )  # fmt: skip
         done = yield from self._run(job, leave)
         try:
             self._catalog.propose(StoreReady(info.store, info.changed, done["era_number"]))

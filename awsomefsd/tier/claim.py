@@ -6,6 +6,9 @@ is the first of which the store has none.  So whoever does it again, after a cra
 A store has no condition.  Where two clusters take one prefix at the same moment, the later PUT stays, and the marker is read back: one of
 them sees the other's and is refused; the marker is asked for at every connection, so it also stops whoever read its own before it was
 replaced.  Two nodes of one cluster cannot come here for one URL: the rows have it once.
+
+After a recovery a cluster begins another era in a prefix that is its own already.  It puts no marker then: where none is, that is another
+bucket or an empty directory, and what the rows name lies elsewhere.
 """
 
 from __future__ import annotations
@@ -25,14 +28,21 @@ from awsomefsd.tier.store import ObjectStore, owner
 ERAS_MAX = 10_000  # asked for before something is wrong with the store
 VISIBLE_S = 60
 PAUSE_S = 1.0
+NO_MARKER = "the marker of this cluster is not there; is that the same bucket, prefix or directory?"
 
 
 class Claim(Struct, frozen=True):
-    """Whose a prefix is to be: the cluster, its era there, and the time that both objects carry."""
+    """Whose a prefix is to be: the cluster, its era there, and the time that both objects carry.
+
+    `owned`: it is the cluster's already, and entry `index` recovered that; `before`: the era that it knew then.
+    """
 
     cluster: UUID
     era: UUID
     created_ns: int
+    owned: bool = False
+    before: UUID | None = None
+    index: int = 0
 
 
 def check_owner(store: ObjectStore, cluster: UUID) -> None:
@@ -49,12 +59,14 @@ def claim(store: ObjectStore, wanted: Claim, pause: Callable[[float], object] = 
     """
     try:
         check_owner(store, wanted.cluster)
-    except ObjectMissing:
+    except ObjectMissing as err:
+        if wanted.owned:
+            raise StoreForeign(f"{err}: {NO_MARKER}") from None
         store.put(MARKER, pack_marker(Marker(wanted.cluster, wanted.created_ns)))
         _until(lambda: check_owner(store, wanted.cluster), f"{store.url}: {MARKER}", pause)
     number = _begun(store, wanted)
     name = str(EraName(wanted.cluster, number))
-    body = pack_era(Era(number, wanted.cluster, wanted.era, None, 0, 0, wanted.created_ns))
+    body = pack_era(Era(number, wanted.cluster, wanted.era, wanted.before, 0, wanted.index, wanted.created_ns))
     store.put(name, body)
 
     def read_back() -> None:

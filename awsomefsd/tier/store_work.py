@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from awsomefsd.base.errors import ConfigError, Error
 from awsomefsd.base.types import KEPT, OF_ROLE, StoreOptions
-from awsomefsd.tier.claim import Claim, check_owner, claim
+from awsomefsd.tier.claim import NO_MARKER, Claim, check_owner, claim
 from awsomefsd.tier.credentials import ROLE, Credentials
 from awsomefsd.tier.directory_store import DirectoryStore
 from awsomefsd.tier.errors import ObjectMissing, StoreError, StoreForeign
@@ -30,7 +30,7 @@ Tell = Callable[[dict[str, Any]], object]
 
 
 class Job(Struct, frozen=True):
-    """What is to be done.  `owned`: of CHECK, the prefix has to be the cluster's.  `era`, `created_ns`: of CLAIM."""
+    """What is to be done.  `owned`: the prefix has to be the cluster's.  `era` to `index`: of CLAIM."""
 
     work: str
     url: str
@@ -40,6 +40,8 @@ class Job(Struct, frozen=True):
     owned: bool = False
     era: UUID = UUID(int=0)
     created_ns: int = 0
+    before: UUID | None = None
+    index: int = 0
     large_bytes: int = LARGE_BYTES
 
     def __repr__(self) -> str:
@@ -94,14 +96,14 @@ def _check(store: ObjectStore, job: Job, tell: Tell) -> dict[str, Any]:
 
 
 def _claim(store: ObjectStore, job: Job, _tell: Tell) -> dict[str, Any]:
-    return {"era_number": claim(store, Claim(job.cluster, job.era, job.created_ns))}
+    return {"era_number": claim(store, Claim(job.cluster, job.era, job.created_ns, job.owned, job.before, job.index))}
 
 
 def _owner(store: ObjectStore, job: Job, _tell: Tell) -> dict[str, Any]:
     try:
         check_owner(store, job.cluster)
     except ObjectMissing as err:
-        raise StoreForeign(f"{err}: the marker of this cluster is not there; is that the same bucket, prefix or directory?") from None
+        raise StoreForeign(f"{err}: {NO_MARKER}") from None
     return {}
 
 

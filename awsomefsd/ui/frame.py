@@ -10,7 +10,11 @@ NAVIGATION = (
 )  # fmt: skip
 
 
-def document(title: str, main: Markup, path: str = "", script: str = "page.js") -> bytes:
+OF_READER = "This page shows and changes nothing; the command awsomefsd does."
+OF_OPERATOR = "This browser is signed in as an operator: each change is asked back first."
+
+
+def document(title: str, main: Markup, path: str = "", script: str = "page.js", operator: bool = False) -> bytes:
     """Returns a whole page as UTF-8; with `path` it has the navigation, where that path is the present one."""
     head = tag(
         "head",
@@ -28,7 +32,7 @@ def document(title: str, main: Markup, path: str = "", script: str = "page.js") 
         _header(path) if path else None,
         tag("div", id="notice", role="status"),
         tag("main", main, id="main", tabindex=-1),
-        tag("footer", "This page shows and changes nothing; the command awsomefsd does."),
+        tag("footer", OF_OPERATOR if operator else OF_READER),
     )
     return b"<!doctype html>\n" + tag("html", join([head, body]), lang="en").encode()
 

@@ -11,6 +11,7 @@ from typing import Any
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.node.health.codes import CODES
 from awsomefsd.ui import elements as e
+from awsomefsd.ui.actions import Offer
 from awsomefsd.ui.history import CHARTS
 from awsomefsd.ui.markup import Child, Markup, join, tag
 
@@ -87,9 +88,24 @@ def _members(metadata: Any) -> Markup | None:
     return e.table("Members of the metadata", ["Node", "Role", "Entries behind", "Heard"], rows, right=["Entries behind"], heading=True)
 
 
-def nodes(found: Iterable[Any]) -> Markup:
+def _with_actions(columns: list[str], rows: list[list[Child]], offered: list[Child]) -> list[str]:
+    """Gives each row what is offered for it; returns the columns then.  Nothing is added where nothing is offered."""
+    if not any(one is not None for one in offered):
+        return columns
+    for row, one in zip(rows, offered, strict=True):
+        row.append(one)
+    return [*columns, "Action"]
+
+
+def _tools(*offered: Child) -> Markup | None:
+    found = [one for one in offered if one is not None]
+    return tag("div", *found, class_="actions") if found else None
+
+
+def nodes(found: Iterable[Any], offer: Offer) -> Markup:
     """Returns the nodes of the cluster (pb.Node)."""
-    rows = [
+    found = list(found)
+    rows: list[list[Child]] = [
         [
             row.name,
             _readiness(row),
@@ -106,6 +122,9 @@ def nodes(found: Iterable[Any]) -> Markup:
         for row in found
     ]
     columns = ["Name", "Status", "Role", "Metadata", "Zone", "Heard", "Version", "Level", "Address", "Joined", "Node"]
+    columns = _with_actions(
+        columns, rows, [offer("cordon" if row.state == "active" else "uncordon", row.name or row.node) for row in found]
+    )
     return join([tag("h1", "Nodes"), e.table("Nodes of the cluster", columns, rows, right=["Level"], empty="no nodes")])
 
 
@@ -114,9 +133,10 @@ def _readiness(row: Any) -> Markup:
     return e.mark({"ready": "ok", "not-ready": "error"}.get(row.readiness, "plain") if row.state == "active" else "warning", words)
 
 
-def devices(found: Iterable[Any], names: Mapping[str, str]) -> Markup:
+def devices(found: Iterable[Any], names: Mapping[str, str], offer: Offer) -> Markup:
     """Returns the devices of the cluster as this node sees them (pb.Device); `names`: of nodes by UUID, as far as known."""
-    rows = [
+    found = list(found)
+    rows: list[list[Child]] = [
         [
             one.device,
             tag("code", one.path) if one.path else "-",
@@ -130,8 +150,9 @@ def devices(found: Iterable[Any], names: Mapping[str, str]) -> Markup:
         for one in found
     ]
     columns = ["Device", "Path here", "Size", "Used", "Free segments", "Node", "State", "UUID"]
+    columns = _with_actions(columns, rows, [offer("undrain-device" if one.draining else "drain-device", str(one.device)) for one in found])
     shown = e.table("Devices of the cluster", columns, rows, right=["Device", "Size", "Free segments"], empty="no devices")
-    return join([tag("h1", "Devices"), shown])
+    return join([tag("h1", "Devices"), shown, _tools(offer("scan"), offer("collect"))])
 
 
 def _share(used: int, of: int) -> Markup:
@@ -161,9 +182,10 @@ def volumes(found: Iterable[Any]) -> Markup:
     return join([tag("h1", "Volumes"), e.table("Volumes of the cluster", columns, rows, right=right, empty="no volumes")])
 
 
-def mounts(found: Iterable[Any]) -> Markup:
+def mounts(found: Iterable[Any], offer: Offer) -> Markup:
     """Returns the mounts of this node (pb.MountPoint)."""
-    rows = [
+    found = list(found)
+    rows: list[list[Child]] = [
         [
             tag("code", one.directory),
             one.volume,
@@ -178,10 +200,11 @@ def mounts(found: Iterable[Any]) -> Markup:
         for one in found
     ]
     columns = ["Directory", "Volume", "State", "Worker", "Version", "Restarts", "Options", "Last error", "Power cut"]
+    columns = _with_actions(columns, rows, [offer("flush", one.directory) for one in found])
     return join([tag("h1", "Mounts"), e.table("Mounts of this node", columns, rows, right=["Restarts"], empty="no mounts")])
 
 
-def health(status: Any) -> Markup:
+def health(status: Any, offer: Offer) -> Markup:
     """Returns what was found, and all codes with what mends each."""
     rows = [
         [
@@ -197,6 +220,7 @@ def health(status: Any) -> Markup:
         [
             tag("h1", "Health"),
             e.findings(status.health),
+            _tools(offer("scrub"), offer("stop-scrub")),
             e.table("All health codes", ["Code", "Severity", "Meaning", "Fix", "Found by"], rows, heading=True),
         ]
     )

@@ -19,6 +19,7 @@ from awsomefsd.base.errors import Unavailable
 
 FRESH_S = 1.0
 ANSWER_S = 8.0
+ACT_S = 20.0  # less than a connection to the page has (server.py)
 EVENTS_MAX = 500
 ENTRIES_MAX = 20_000  # of the log, from its end, that the first look for events reads
 
@@ -30,6 +31,7 @@ class Readings:
         self._connect = connect
         self._clock = clock
         self._asking = threading.Lock()  # held by the thread that asks
+        self._acting = threading.Lock()  # by the one that has something done
         self._following = threading.Lock()  # by the one that reads the log; guards what is known of events
         self._kept: dict[str, tuple[float, Any]] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
@@ -60,6 +62,15 @@ class Readings:
                     raise
                 whole = False
             return list(reversed(self._events)), whole
+
+    def act(self, rpc: str, fields: dict[str, Any]) -> None:
+        """Has the daemon do something; what is asked next is asked anew.  Blocks up to ACT_S, and as long for an action before it."""
+        with _turn(self._acting):
+            try:
+                with self._connect() as client:
+                    client.call(rpc, timeout_s=ACT_S, **fields)
+            finally:
+                self._kept.clear()
 
     def _read_on(self, after: int) -> None:
         with self._connect() as client:

@@ -52,9 +52,9 @@ class RunningUi:
         self.address = f"{'http' if tls is None else 'https'}://{f'[{shown}]' if host.version == 6 else shown}:{port}"
         self._server.start()
 
-    def login(self) -> str:
-        """Returns the address with a new code, which signs in once."""
-        return f"{self.address}/sign-in#{self._sign_in.make_code()}"
+    def login(self, role: str) -> str:
+        """Returns the address with a new code, which signs in once, for a session of that role."""
+        return f"{self.address}/sign-in#{self._sign_in.make_code(role)}"
 
     def close(self) -> None:
         """Ends the page, and waits for its threads but those that answer somebody."""

@@ -4,6 +4,8 @@ A code is made for somebody who may use the admin socket, and printed there; it 
 constant time.  An address that tries CODES_TRIED_MAX wrong ones within TRY_S is told so: that is for a quiet log, the bits are what keeps
 strangers out.  A right code is taken from it all the same: a stranger at the same address (another user of the machine) keeps nobody out.
 
+A code has a role, which its session has too: who reads sees everything, an operator may do what actions.py lists.
+
 A session is a random value in a cookie; only its hash is kept, in memory, so a restart ends all sessions.
 
 Everything is bounded: the oldest code, session or address goes for a new one.  Any thread may call.
@@ -18,6 +20,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from awsomefsd.base.errors import Refused
 from awsomefsd.base.sources import source_of
@@ -32,6 +35,7 @@ SESSION_BYTES = 32
 SESSION_S = 12 * 3_600.0
 SESSION_IDLE_S = 3_600.0
 SESSIONS_MAX = 64
+READER, OPERATOR = "reader", "operator"
 _GROUP = 4  # characters of a printed code
 
 
@@ -51,16 +55,16 @@ class SignIn:
         self._used = used
         self._clock = clock
         self._lock = threading.Lock()
-        self._codes: dict[bytes, float] = {}  # hash → end, oldest first
-        self._sessions: dict[bytes, tuple[float, float]] = {}  # hash → (begin, last use), oldest first
+        self._codes: dict[bytes, tuple[float, str]] = {}  # hash → (end, role), oldest first
+        self._sessions: dict[bytes, tuple[float, float, str]] = {}  # hash → (begin, last use, role), oldest first
         self._tries: dict[str, tuple[float, int]] = {}  # source → (begin, wrong codes since), oldest first
 
-    def make_code(self) -> str:
-        """Returns a new code, such as "ABCD-EFGH-IJKL-MNOP"."""
+    def make_code(self, role: str = READER) -> str:
+        """Returns a new code, such as "ABCD-EFGH-IJKL-MNOP", for a session of that role."""
         plain = base64.b32encode(secrets.token_bytes(CODE_BYTES)).decode()
         with self._lock:
             _keep_newest(self._codes, CODES_MAX - 1)
-            self._codes[_hash(plain)] = self._clock() + self._code_s
+            self._codes[_hash(plain)] = self._clock() + self._code_s, role
         return "-".join(plain[at : at + _GROUP] for at in range(0, len(plain), _GROUP))
 
     def begin(self, code: str, address: str) -> str:
@@ -69,27 +73,27 @@ class SignIn:
         tried = _hash("".join(code.split()).replace("-", "").upper())
         with self._lock:
             found = [held for held in self._codes if hmac.compare_digest(held, tried)]
-            good = any(self._codes.pop(held) > now for held in found)
-            if not good:
+            roles = [role for end, role in map(self._codes.pop, found) if end > now]
+            if not roles:
                 self._count_wrong(source, now)
                 return ""
             self._tries.pop(source, None)
             cookie = secrets.token_urlsafe(SESSION_BYTES)
             _keep_newest(self._sessions, SESSIONS_MAX - 1)
-            self._sessions[_hash(cookie)] = now, now
+            self._sessions[_hash(cookie)] = now, now, roles[0]
         self._used(address)
         return cookie
 
-    def known(self, cookie: str) -> bool:
-        """Returns True if a session with this cookie goes on, which counts as a use of it."""
+    def role_of(self, cookie: str) -> str:
+        """Returns the role of the session with this cookie, "" if none goes on.  That counts as a use of it."""
         key, now = _hash(cookie), self._clock()
         with self._lock:
-            begin, last = self._sessions.get(key, (-SESSION_S, 0.0))
+            begin, last, role = self._sessions.get(key, (-SESSION_S, 0.0, ""))
             if now - begin >= SESSION_S or now - last >= SESSION_IDLE_S:
                 self._sessions.pop(key, None)
-                return False
-            self._sessions[key] = begin, now
-            return True
+                return ""
+            self._sessions[key] = begin, now, role
+            return role
 
     def end(self, cookie: str) -> None:
         with self._lock:
@@ -111,6 +115,6 @@ def _hash(value: str) -> bytes:
     return hashlib.sha256(value.encode(errors="replace")).digest()
 
 
-def _keep_newest(held: dict[bytes, float] | dict[bytes, tuple[float, float]] | dict[str, tuple[float, int]], count: int) -> None:
+def _keep_newest(held: dict[Any, Any], count: int) -> None:
     while len(held) > count:
-        del held[next(iter(held))]  # type: ignore[arg-type]
+        del held[next(iter(held))]

@@ -1,7 +1,9 @@
-"""The site: which page answers which request, and who may read it.
+"""The site: which page answers which request, and who may read it, and change something.
 
-Order: the name that was asked for (web.py), the page's own files, signing in, and then nothing without a session.  The daemon's refusals
-and silence are pages too.  Any thread may call `answer`; it blocks as long as the daemon's answer takes (readings.py).
+Order: the name that was asked for (web.py), the page's own files, signing in, and then nothing without a session.  An operator's session
+has the buttons of actions.py, and what they send is taken from it alone.  The daemon's refusals and silence are pages too.
+
+Any thread may call `answer`; it blocks as long as the daemon's answer takes (readings.py).
 """
 
 from __future__ import annotations
@@ -13,19 +15,19 @@ from urllib.parse import parse_qs
 
 from awsomefsd.admin.plain import message_dict
 from awsomefsd.base.errors import Error, Unavailable
-from awsomefsd.ui import elements, pages, web
+from awsomefsd.ui import actions, elements, pages, web
 from awsomefsd.ui.files import files
 from awsomefsd.ui.frame import document
 from awsomefsd.ui.history import History
 from awsomefsd.ui.markup import Markup, join, tag
 from awsomefsd.ui.readings import Readings
-from awsomefsd.ui.sign_in import SESSION_S, SignIn, TooManyTries
+from awsomefsd.ui.sign_in import OPERATOR, SESSION_S, SignIn, TooManyTries
 from awsomefsd.ui.web import PageRequest, PageResponse
 
 logger = logging.getLogger(__name__)
-BODY_BYTES_MAX = 1_024  # of the form with a code
+BODY_BYTES_MAX = 16_384  # of a form: a directory of a mount, each byte of it written as %XX
 _READING = ("GET", "HEAD")
-Page = tuple[str, Callable[[], Markup]]
+Page = tuple[str, Callable[[actions.Offer], Markup]]
 
 
 class Site:
@@ -35,17 +37,18 @@ class Site:
         self._sign_in = sign_in
         self._names = names
         self._port = port
+        self._act = readings.act
         self._ask = ask = readings.ask
         self._pages: dict[str, Page] = {
-            "/": ("Overview", lambda: pages.overview(ask("GetStatus"))),
-            "/health": ("Health", lambda: pages.health(ask("GetStatus"))),
-            "/nodes": ("Nodes", lambda: pages.nodes(ask("ListNodes").nodes)),
-            "/devices": ("Devices", lambda: pages.devices(ask("GetStatus").devices, self._node_names())),
-            "/volumes": ("Volumes", lambda: pages.volumes(ask("GetStatus").volumes)),
-            "/mounts": ("Mounts", lambda: pages.mounts(ask("GetStatus").mounts)),
-            "/charts": ("Charts", pages.charts),
-            "/conflicts": ("Conflicts", lambda: pages.conflicts(ask("GetStatus").conflicts)),
-            "/events": ("Events", lambda: pages.events(*readings.events())),
+            "/": ("Overview", lambda _: pages.overview(ask("GetStatus"))),
+            "/health": ("Health", lambda offer: pages.health(ask("GetStatus"), offer)),
+            "/nodes": ("Nodes", lambda offer: pages.nodes(ask("ListNodes").nodes, offer)),
+            "/devices": ("Devices", lambda offer: pages.devices(ask("GetStatus").devices, self._node_names(), offer)),
+            "/volumes": ("Volumes", lambda _: pages.volumes(ask("GetStatus").volumes)),
+            "/mounts": ("Mounts", lambda offer: pages.mounts(ask("GetStatus").mounts, offer)),
+            "/charts": ("Charts", lambda _: pages.charts()),
+            "/conflicts": ("Conflicts", lambda _: pages.conflicts(ask("GetStatus").conflicts)),
+            "/events": ("Events", lambda _: pages.events(*readings.events())),
         }
         self._json: dict[str, Callable[[], Any]] = {
             "/api/status": lambda: message_dict(ask("GetStatus")),
@@ -62,12 +65,15 @@ class Site:
             return self._only(request, _READING) or PageResponse(200, *files()[request.path])
         if request.path in ("/sign-in", "/sign-out"):
             return self._signing(request)
-        if not self._sign_in.known(request.cookies().get(self._cookie(request), "")):
+        role = self._sign_in.role_of(request.cookies().get(self._cookie(request), ""))
+        if not role:
             return web.as_json({"error": "sign in first"}, 401) if request.path.startswith("/api/") else web.see("/sign-in")
         if request.path in self._json:
             return self._only(request, _READING) or self._said(self._json[request.path])
         if request.path in self._pages:
-            return self._only(request, _READING) or self._page(request.path)
+            return self._only(request, _READING) or self._page(request.path, operator=role == OPERATOR)
+        if request.path == "/action":
+            return self._only(request, ("POST",)) or self._action(request, role)
         return web.html(document("Not found", join([tag("h1", "Not found"), tag("p", "There is no such page.")]), "-"), 404)
 
     def _only(self, request: PageRequest, methods: tuple[str, ...]) -> PageResponse | None:
@@ -81,10 +87,10 @@ class Site:
         except Error:
             return {}
 
-    def _page(self, path: str) -> PageResponse:
+    def _page(self, path: str, *, operator: bool) -> PageResponse:
         title, make = self._pages[path]
         try:
-            return web.html(document(title, make(), path))
+            return web.html(document(title, make(actions.offer if operator else actions.offer_nothing), path, operator=operator))
         except Error as err:
             words = "The daemon does not answer" if isinstance(err, Unavailable) else "The daemon refuses"
             said = tag("div", tag("p", elements.mark("error", words)), tag("p", str(err)), role="alert", class_="finding error")
@@ -95,6 +101,29 @@ class Site:
             return web.as_json(make())
         except Error as err:
             return web.as_json({"error": str(err)}, 503)
+
+    def _action(self, request: PageRequest, role: str) -> PageResponse:
+        """Asks back whether an action is to be done; does it where the form says that this was answered."""
+        if not web.same_origin(request):
+            return web.plain(403, "this form is sent by its own page only")
+        if role != OPERATOR:
+            return web.plain(403, "this session only reads; `awsomefsd ui --operator` prints an address that signs in for more")
+        form = _fields(request)
+        name, target = form.get("action", ""), form.get("target", "")
+        if name not in actions.ACTIONS:
+            return web.plain(400, "there is no such action")
+        action, status, trouble = actions.ACTIONS[name], 200, ""
+        if form.get("sure") != "yes":
+            return web.html(document(f"{action.button}?", actions.question(name, target), action.page, "", operator=True))
+        try:
+            self._act(action.rpc, action.fields(target))
+        except Error as err:
+            status, trouble = 503 if isinstance(err, Unavailable) else 409, str(err)
+        logger.info(
+            "somebody has used the page", extra={"from": request.address, "action": name, "target": target, "trouble": trouble or "none"}
+        )
+        made = document("Not done" if trouble else "Done", actions.outcome(name, target, trouble), action.page, "", operator=True)
+        return web.html(made, status)
 
     # --- signing in ----------------------------------------------------------------------------------------------------------
 
@@ -116,7 +145,7 @@ class Site:
         if request.path == "/sign-out":
             self._sign_in.end(request.cookies().get(self._cookie(request), ""))
             return web.see("/sign-in", [self._set_cookie(request, "", 0)])
-        code = parse_qs(request.body.decode(errors="replace")).get("code", [""])[0]
+        code = _fields(request).get("code", "")
         try:
             cookie = self._sign_in.begin(code, request.address)
         except TooManyTries as err:
@@ -127,6 +156,11 @@ class Site:
             logger.warning("a wrong code for the page", extra={"from": request.address})
             return _form("This code is wrong, or it was used, or it is over. Get a new one with the command.", 403)
         return web.see("/", [self._set_cookie(request, cookie, int(SESSION_S))])
+
+
+def _fields(request: PageRequest) -> dict[str, str]:
+    """Returns the fields of a form, of several with one name the first."""
+    return {name: values[0] for name, values in parse_qs(request.body.decode(errors="replace")).items()}
 
 
 def _form(trouble: str, status: int = 200) -> PageResponse:

@@ -4,6 +4,7 @@ orphans of a shared volume."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from awsomefsd.base.limits import DEVICE_ERA_LOOK_MS, ORPHANS_LOOK_MS, ORPHANS_T
 from awsomefsd.base.wait import block_on
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages import AwaitSpaceRecall, Report
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush, FlushAsked
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.ops.orphans import SharedOrphans
 from awsomefsd.vfs.session.idle_leases import IdleLeases
@@ -26,7 +28,7 @@ log = logging.getLogger("awsomefsd.worker")
 
 
 class Background:
-    """`figures` are what is reported; the threads end when `ended` is set."""
+    """`figures` are what is reported; `flush_all` blocks until what is held back now is written.  The threads end when `ended` is set."""
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Background:
         budget: MemoryBudget,
         orphans: SharedOrphans | None,
         figures: Callable[[], dict[str, int]],
+        flush_all: Callable[[], None],
         ended: threading.Event,
     ) -> None:
         self._mount = mount
@@ -44,6 +47,7 @@ class Background:
         self._budget = budget
         self._orphans = orphans
         self._figures = figures
+        self._flush_all = flush_all
         self._ended = ended
 
     def start(self) -> None:
@@ -58,10 +62,24 @@ class Background:
         """Gives back what is reserved and not needed as soon as somebody else needs space; the next question says that it was done."""
         while not self._ended.is_set():
             try:
-                block_on(self._client.ask(AwaitSpaceRecall(*self._client.session_token())))
+                token = self._client.session_token()
+                heard = block_on(self._client.ask(AwaitSpaceRecall(*token, True)))
+                if isinstance(heard, FlushAsked):
+                    threading.Thread(target=self._flush, args=(*token, heard.flush), name="flush-asked", daemon=True).start()
                 block_on(self._mount.buffered.reservation.return_all())
             except Error:  # the session has ended, or the service is of an older build
                 self._ended.wait(SPACE_RECALL_MS_MAX / 1_000)
+
+    def _flush(self, session: int, epoch: int, number: int) -> None:
+        """Writes out what is held back now, for a snapshot, and says so; meanwhile the mount goes on."""
+        failed = 0
+        try:
+            self._flush_all()
+        except (Error, TimeoutError) as err:
+            log.warning("what is held back could not be written for a snapshot: %s", err)
+            failed = getattr(err, "errno", None) or errno.EIO
+        with contextlib.suppress(Error):  # the session has ended; nobody waits for it any more
+            block_on(self._client.ask(AnswerFlush(session, epoch, number, failed)))
 
     def _devices_loop(self) -> None:
         """A device that the cluster was rebuilt from elsewhere is written no more.  A thread of its own: a device may not answer."""

@@ -20,14 +20,14 @@ from awsomefsd.base.consistency import STRICT
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.id_map import IdMap
 from awsomefsd.base.limits import WORKER_MEMORY_BYTES
-from awsomefsd.meta.api.commands import OpenSession, OpenShared
+from awsomefsd.meta.api.commands import OpenSession, OpenShared, OpenSnapshot
 from awsomefsd.meta.client.endpoints import Endpoints
 from awsomefsd.vfs.ops.id_mapping import MappedIds
 
 if TYPE_CHECKING:
     from awsomefsd.base.tls import TlsNow
 
-VERSION = 2  # 2 only where `leased_names` is set: a worker that does not know it must not take such a mount over
+VERSION = 3  # 2 only where `leased_names` is set, 3 where `snapshot` is: a worker that does not know it must not take such a mount over
 
 IdRange = tuple[int, int, int]  # outside, inside, count
 
@@ -51,6 +51,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False  # with mounts of the volume on other nodes
     on_lease_loss: str = "block"  # or "error"
     caches: bool = False  # of a shared mount: under leases
+    snapshot: int = 0  # the number of the snapshot that is mounted, read-only; 0: the volume itself
+    snapshot_uuid: str = ""
     leased_names: bool = False  # it decides names under leases, where the volume has delegated ones
     consistency: int = STRICT  # as base/consistency.py numbers it
     containers: bool = False  # other mount namespaces may mount on directories of this mount
@@ -120,4 +122,6 @@ def open_command(config: WorkerConfig, mount: int, worker: int, exited: bool) ->
     where = (mount, config.volume, config.node, config.boot_id, worker, exited)
     if config.shared:
         return OpenShared(*where, shared=True, caches=config.caches)
+    if config.snapshot:
+        return OpenSnapshot(*where, snapshot=config.snapshot, uuid=config.snapshot_uuid)
     return OpenSession(*where)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from awsomefsd.base.limits import DEVICE_WAIT_MS_MAX, SESSION_TTL_MS
 from awsomefsd.base.types import is_pool
-from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.device.open_devices import DevicesForReads, OpenDevices
 from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.io.file.draining import Draining
 from awsomefsd.io.file.file_data import FileTable
@@ -71,8 +71,9 @@ def build_data_path(config: WorkerConfig, memory: MountMemory, metadata: Metadat
     checksums = ChecksumCache()
     pool = PoolPath(config, cluster_devices.find, metadata.session_token, locations, SeenLeases(devices, locations.lease))
     reader = SegmentReader(
-        devices, locations.locate, checksums, mirrors=pool.mirrors, locate_again=locations.locate_again, device_wait_ms=DEVICE_WAIT_MS_MAX
-    )
+        DevicesForReads(devices), locations.locate, checksums, mirrors=pool.mirrors, locate_again=locations.locate_again,
+        device_wait_ms=DEVICE_WAIT_MS_MAX,
+    )  # fmt: skip
     writer = SegmentWriter(devices, pool.lease, checksums, bays=pool)
     records = DamagedReads(config.state_dir)
     corrupt = CorruptReads(calls, records, config.volume, config.volume_name, memory.control.counter("corrupt_reads").add)

@@ -36,7 +36,7 @@ log = logging.getLogger("awsomefsd.names")
 
 def build_delegated_names(config: WorkerConfig, memory: MountMemory, client: Metadata, lease: SessionLease) -> DelegatedNames | None:
     """Returns what may decide names of a mount that has its volume for itself, or was told to do so under leases; None for others."""
-    if memory.ops is None or (config.shared and not config.leased_names):
+    if memory.ops is None or config.snapshot or (config.shared and not config.leased_names):
         return None
     kind = SharedNames if config.shared else DelegatedNames
     return kind(config.volume, client, memory.ops, memory.dirty.log_id, lease, memory.control)

@@ -25,6 +25,7 @@ from awsomefsd.keeper.mount_record import RECORD
 from awsomefsd.keeper.worker_link import KeeperLink
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.meta.client.metadata import Metadata
+from awsomefsd.meta.client.snapshot_metadata import SnapshotMetadata
 from awsomefsd.vfs.ops.id_mapping import identified
 from awsomefsd.vfs.session.conflicts import Conflicts, write_conflicts
 from awsomefsd.vfs.session.mount_session import SessionLease, open_session
@@ -72,9 +73,10 @@ class Worker:
         exited = start["worker"] == 1 or bool(previous.get("exited"))
         self.open_command = open_command(config, self.mount_id, start["worker"], exited)
         self.names = build_delegated_names(config, memory, self.client, self.lease)
-        metadata: Metadata = self.names or self.client
+        metadata: Metadata = self.names or (SnapshotMetadata(self.client, config.snapshot) if config.snapshot else self.client)
         self.data = build_data_path(config, memory, metadata, self.calls)
-        flags = MountFlags(str(start.get("spec", {}).get("device", "")), read_only=config.read_only, atime=config.atime)
+        device = "" if config.snapshot else str(start.get("spec", {}).get("device", ""))  # of that no flag makes it writable
+        flags = MountFlags(device, read_only=config.read_only, atime=config.atime)
         if self.names is not None:
             self.names.synchronous = flags.synchronous
         self.caches, self.notifier, self.recalls = build_mount_caches(
@@ -126,7 +128,8 @@ class Worker:
         hit("takeover.ready")
         self.link.ready(partial(flush_all, self.mount, self.conflicts))
         report = partial(figures, self.memory, self.mount, self.budget, self.open_command.worker)
-        Background(self.mount, self.client, self.data.devices, self.budget, self.vfs.orphans, report, self._ended).start()
+        flush = partial(flush_all, self.mount, self.conflicts, tell=False)
+        Background(self.mount, self.client, self.data.devices, self.budget, self.vfs.orphans, report, flush, self._ended).start()
 
     def serve(self) -> None:
         """Returns when the kernel has unmounted and nothing is dirty any more."""

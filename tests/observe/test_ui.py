@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -100,6 +101,8 @@ def test_an_address_that_others_reach_has_tls_with_the_certificate_of_the_node(n
 
 def test_a_daemon_serves_the_page_where_the_setting_says_so(node: Node) -> None:
     first, last = node.cli("ui", "--login").splitlines()
+    operator = Page(node.cli("ui", "--login", "--operator").splitlines()[0], node)
+    assert operator.enter().status == 303 and 'value="cordon"' in operator.ask("/nodes")[1]
     assert "within 15 minutes" in last
     page = Page(first, node)
     assert page.tls and f"0.0.0.0:{page.port}" == node.settings["AWSOMEFSD_UI_LISTEN"]
@@ -110,6 +113,34 @@ def test_a_daemon_serves_the_page_where_the_setting_says_so(node: Node) -> None:
     assert node.uuid() == json.loads(page.ask("/api/status", host="page.example:1")[1])["node"], "a name of the setting"
     assert page.ask("/api/status", host="elsewhere.example")[0].status == 421
     assert page.enter().status == 403, "a code is for one use"
+
+
+def test_an_operator_does_what_the_buttons_say(node: Node) -> None:
+    with serving(node, "127.0.0.1:0", "--operator") as page:
+        assert page.enter().status == 303
+
+        def done(name: str, target: str = "") -> str:
+            answer, text = page.ask("/action", "POST", urlencode({"action": name, "target": target, "sure": "yes"}))
+            assert answer.status == 200 and "<h1>Done</h1>" in text, (name, text)
+            return text
+
+        assert 'value="cordon"' in page.ask("/nodes")[1]
+        done("cordon", node.uuid())
+        assert node.ask("node", "ls")[0]["state"] == "cordoned" and 'value="uncordon"' in page.ask("/nodes")[1]
+        done("uncordon", node.uuid())
+        assert node.ask("node", "ls")[0]["state"] == "active"
+        (node.mountpoint / "flushed").write_bytes(b"x")
+        assert f"{node.mountpoint} is durable" in done("flush", str(node.mountpoint))
+        done("scan")
+        done("collect")
+        answer, text = page.ask("/action", "POST", urlencode({"action": "drain-device", "target": "4711", "sure": "yes"}))
+        assert answer.status == 409 and "Not done" in text and "4711" in text
+
+
+def test_who_reads_a_page_cannot_change_anything(page: CommandPage, node: Node) -> None:
+    answer, text = page.ask("/action", "POST", urlencode({"action": "cordon", "target": node.uuid(), "sure": "yes"}))
+    assert answer.status == 403 and "--operator" in text
+    assert node.ask("node", "ls")[0]["state"] == "active" and "/action" not in page.ask("/nodes")[1]
 
 
 def test_it_ends_at_a_signal_and_leaves_nothing(node: Node) -> None:

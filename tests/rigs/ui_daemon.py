@@ -18,6 +18,7 @@ class UiDaemon:
         self.monotonic_s = 0.0
         self.error: Exception | None = None
         self.asked: list[str] = []
+        self.done: list[tuple[str, dict[str, Any]]] = []  # RPCs with fields, and these
 
     def connect(self) -> Any:
         return self
@@ -28,15 +29,18 @@ class UiDaemon:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def call(self, rpc: str, timeout_s: float = 0, **_fields: Any) -> Any:
+    def call(self, rpc: str, timeout_s: float = 0, **fields: Any) -> Any:
         self.asked.append(rpc)
+        getattr(pb, f"{rpc}Request")(**fields)  # it has them
+        if rpc not in ("GetStatus", "GetFigures", "ListNodes"):
+            self.done.append((rpc, fields))
         if self.error is not None:
             raise self.error
         if rpc == "GetStatus":
             return self.status
         if rpc == "GetFigures":
             return pb.GetFiguresReply(figures=self.figures, monotonic_s=self.monotonic_s)
-        return getattr(pb, f"{rpc}Reply")()
+        return getattr(pb, f"{rpc}Reply", pb.Status)()
 
     def follow(self, timeout_s: float | None = None, after: int = 0) -> Iterator[pb.Change]:
         self.asked.append(f"Follow {after}")

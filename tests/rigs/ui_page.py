@@ -58,9 +58,13 @@ class CommandPage(Page):
 
 
 @contextmanager
-def serving(node: Node, listen: str) -> Iterator[CommandPage]:
+def serving(node: Node, listen: str, *options: str) -> Iterator[CommandPage]:
     process = subprocess.Popen(
-        [*node.command, "ui", "--listen", listen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=node.environment()
+        [*node.command, "ui", "--listen", listen, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=node.environment(),
     )
     try:
         yield CommandPage(process, node)

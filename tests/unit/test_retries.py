@@ -82,6 +82,7 @@ RETRIES: dict[str, tuple[str, str]] = {
     "vfs.session.conflicts:_keep": (KEEPS, LOG),
     "segments.pool_device:_run": (STOP, LOG),
     "node.maintenance.pool_upkeep:_run": (STOP, LOG),
+    "node.store_eras:_run": (STOP, LOG),
     "vfs.session.mount_session:_open": (STOP, LOG),
     "vfs.session.mount_session:open_session": (DEADLINE, ANSWER),
     "vfs.session.names_aside:_keep": (KEEPS, LOG),

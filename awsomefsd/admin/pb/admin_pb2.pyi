@@ -1195,8 +1195,10 @@ class Summary(_message.Message):
     def __init__(self, directories: _Optional[int] = ..., files: _Optional[int] = ..., symlinks: _Optional[int] = ..., others: _Optional[int] = ..., bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., further_names: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
 
 class MakeUiLoginRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("operator",)
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    operator: bool
+    def __init__(self, operator: _Optional[bool] = ...) -> None: ...
 
 class MakeUiLoginReply(_message.Message):
     __slots__ = ("address", "seconds")
@@ -1364,3 +1366,55 @@ class Store(_message.Message):
     era_number: int
     created_ns: int
     def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., state: _Optional[str] = ..., endpoint: _Optional[str] = ..., region: _Optional[str] = ..., credentials: _Optional[str] = ..., ca: _Optional[str] = ..., proxy: _Optional[str] = ..., sealed: _Optional[bool] = ..., rpo_ms: _Optional[int] = ..., keep_ms: _Optional[int] = ..., era: _Optional[str] = ..., era_number: _Optional[int] = ..., created_ns: _Optional[int] = ...) -> None: ...
+
+class CreateSnapshotsRequest(_message.Message):
+    __slots__ = ("volumes", "name", "crash_consistent")
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CRASH_CONSISTENT_FIELD_NUMBER: _ClassVar[int]
+    volumes: _containers.RepeatedScalarFieldContainer[str]
+    name: str
+    crash_consistent: bool
+    def __init__(self, volumes: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., crash_consistent: _Optional[bool] = ...) -> None: ...
+
+class ListSnapshotsRequest(_message.Message):
+    __slots__ = ("volume",)
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    def __init__(self, volume: _Optional[str] = ...) -> None: ...
+
+class DeleteSnapshotRequest(_message.Message):
+    __slots__ = ("volume", "name")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    name: str
+    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class SnapshotsReply(_message.Message):
+    __slots__ = ("snapshots",)
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    snapshots: _containers.RepeatedCompositeFieldContainer[Snapshot]
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("volume", "name", "number", "uuid", "created_ns", "word", "used_bytes", "used_inodes", "freed_bytes")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_INODES_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    name: str
+    number: int
+    uuid: str
+    created_ns: int
+    word: str
+    used_bytes: int
+    used_inodes: int
+    freed_bytes: int
+    def __init__(self, volume: _Optional[str] = ..., name: _Optional[str] = ..., number: _Optional[int] = ..., uuid: _Optional[str] = ..., created_ns: _Optional[int] = ..., word: _Optional[str] = ..., used_bytes: _Optional[int] = ..., used_inodes: _Optional[int] = ..., freed_bytes: _Optional[int] = ...) -> None: ...

@@ -274,6 +274,21 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
                 _registered_method=True)
+        self.CreateSnapshots = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/CreateSnapshots',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CreateSnapshotsRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListSnapshots',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/DeleteSnapshot',
+                request_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Snapshot.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -604,6 +619,26 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSnapshots(self, request, context):
+        """Of several volumes, of one moment.  All mounts write what they hold back before, unless `crash_consistent`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Refused while it is mounted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -846,6 +881,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DetachStore,
                     request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.SerializeToString,
+            ),
+            'CreateSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshots,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CreateSnapshotsRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Snapshot.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2144,6 +2194,87 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/DetachStore',
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DetachStoreRequest.SerializeToString,
             awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Store.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/CreateSnapshots',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.CreateSnapshotsRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListSnapshots',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.SnapshotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/DeleteSnapshot',
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.DeleteSnapshotRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_pb_dot_admin__pb2.Snapshot.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,29 +35,30 @@ class _Address(click.ParamType):
 @click.command(cls=CliCommand)
 @click.option("--listen", type=_Address(), default=LISTEN, show_default=True, metavar="IP:PORT", help="Address of the page.")
 @click.option("--login", is_flag=True, help="Print a login for the page that the daemon serves (setting ui.listen) instead.")
+@click.option("--operator", is_flag=True, help="The browser may cordon, drain, scrub, collect and flush too, not only read.")
 @click.pass_obj
-def ui(invocation: Invocation, listen: str, login: bool) -> None:
+def ui(invocation: Invocation, listen: str, login: bool, operator: bool) -> None:
     """Serve a web page that shows this node and its cluster, until Ctrl-C.
 
     Prints an address that signs a browser in once; each use prints the next.  The page shows cluster, health, nodes, devices, volumes,
-    mounts, charts, conflicts and events, and changes nothing.  At an address that is not local it has TLS with the certificate of this
-    node, which browsers do not know: compare it, or trust the authority of the cluster.
+    mounts, charts, conflicts and events, and changes nothing without --operator.  At an address that is not local it has TLS with the
+    certificate of this node, which browsers do not know: compare it, or trust the authority of the cluster.
     """
     if not login:
-        _serve(invocation, listen)
+        _serve(invocation, listen, operator)
         return
     with invocation.client() as client:
-        made = client.call("MakeUiLogin")
+        made = client.call("MakeUiLogin", operator=operator)
     say(made.address)
     say(f"it signs one browser in, within {made.seconds // 60} minutes")
 
 
-def _serve(invocation: Invocation, listen: str) -> None:
+def _serve(invocation: Invocation, listen: str, operator: bool) -> None:
     from awsomefsd.admin.client import AdminClient
     from awsomefsd.base import log
     from awsomefsd.daemon.worker_config import certificates
     from awsomefsd.ui.running import RunningUi
-    from awsomefsd.ui.sign_in import SignIn
+    from awsomefsd.ui.sign_in import OPERATOR, READER, SignIn
 
     settings = invocation.settings
     invocation.client().close()  # a daemon answers, and this user may ask it
@@ -76,7 +77,7 @@ def _serve(invocation: Invocation, listen: str) -> None:
     try:
         say(f"the page is at {page.address}; this address signs in once:")
         while not ended.is_set():
-            say(f"  {page.login()}")
+            say(f"  {page.login(OPERATOR if operator else READER)}")
             while not ended.is_set() and not used.acquire(timeout=0.5):
                 pass
     finally:

@@ -110,10 +110,14 @@ def show(invocation: Invocation, name: str, form: str) -> None:
         ("sealed", "yes" if found.sealed else "no"),
         ("rpo", _span(found.rpo_ms)),
         ("keep", _span(found.keep_ms)),
-        ("era", f"{found.era_number} ({found.era})"),
+        ("era", f"{found.era_number} ({found.era})" if found.era_number else _NO_ERA.get(found.state, "none yet")),
         ("added", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.created_ns / 1e9))),
     ]
     print_fields(fields)
+
+
+
+_NO_ERA = {"recovered": "none since the cluster was recovered; nothing is sent before one has begun: see the log of the leader"}
 
 
 @store.command(name="set")

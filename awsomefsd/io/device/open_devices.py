@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import DeviceInfo
+from awsomefsd.base.wait import MustWait, may_wait
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.identified import RecoveredDevice, mend_identified, open_identified, require_identity
 
@@ -25,7 +26,7 @@ class OpenDevices(Mapping[int, Device]):
     Raises KeyError for a device that this node does not see or cannot open, for one of a pool, which its segment server alone opens and
     mends, and for one whose path leads to something else: the superblock is read each time a path is opened (identified.py), and repaired
     if one of its two copies is damaged; `repaired` is called then.  `cluster`: its UUID, "" where the caller does not know it; then
-    nothing is repaired.  The first use blocks for `find` and the opening.
+    nothing is repaired.  The first use blocks for `find` and the opening, and so does each use of one that is not there.
     """
 
     def __init__(self, find: Callable[[], list[DeviceInfo]], cluster: str, repaired: Callable[[], object] = lambda: None) -> None:
@@ -50,6 +51,11 @@ class OpenDevices(Mapping[int, Device]):
                 if info.path and not info.pool and info.device not in self._open:
                     self._try(info)
             return self._open[number]
+
+    def works(self, number: int) -> bool:
+        """Returns True for a device that is open and has not failed.  Does not block."""
+        device = self._open.get(number)
+        return device is not None and not device.failed
 
     def _leave_if_dead(self, number: int, device: Device) -> None:
         info = self._infos[number]
@@ -103,3 +109,25 @@ class OpenDevices(Mapping[int, Device]):
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+class DevicesForReads(Mapping[int, Device]):
+    """The devices of OpenDevices, for reads.
+
+    Raises MustWait on a thread that may not wait where OpenDevices would block: while the service is away, reads of a device that is not
+    there would stop all of them, and the mount.  Threads that write may block: they have let another one read the requests before.
+    """
+
+    def __init__(self, devices: OpenDevices) -> None:
+        self._devices = devices
+
+    def __getitem__(self, number: int) -> Device:
+        if not may_wait() and not self._devices.works(number):
+            raise MustWait
+        return self._devices[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._devices)
+
+    def __len__(self) -> int:
+        return len(self._devices)

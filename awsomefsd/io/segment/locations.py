@@ -12,6 +12,7 @@ from awsomefsd.base.errors import Corrupt, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import SEGMENTS_KNOWN_MAX
 from awsomefsd.base.types import SegmentInfo
+from awsomefsd.base.wait import MustWait, may_wait
 from awsomefsd.meta.api.commands import LeaseBays, LeaseSegments
 from awsomefsd.meta.api.messages import BaysLeased, GetSegments, SegmentsLeased
 
@@ -69,9 +70,14 @@ class Locations:
                 del self._segments[segment]
 
     def locate(self, segment: int) -> SegmentInfo:
-        """Returns the row of a segment; blocks for the service if it is not known.  Raises Corrupt if the cluster has no such segment."""
+        """Returns the row of a segment; blocks for the service if it is not known.
+
+        Raises Corrupt if the cluster has no such segment, and MustWait on a thread that may not wait.
+        """
         info = self._segments.get(segment)
         if info is None:
+            if not may_wait():
+                raise MustWait
             info = segment_now(self._call, segment)
             self.learn([info])
         return info

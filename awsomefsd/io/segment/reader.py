@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from awsomefsd.base.errors import Corrupt, FormatTooNew, Unavailable
 from awsomefsd.base.limits import BLOCK_BYTES, MIB, MIRRORS_LOOK_MS, MIRRORS_WAIT_MS_MAX, NS_PER_MS, STREAM_READERS_MAX
-from awsomefsd.base.types import BAY_MIRROR, SEGMENT_SEALED, Extent, SegmentInBays, SegmentInfo, bays_of
+from awsomefsd.base.types import BAY_MIRROR, SEGMENT_FREE, SEGMENT_SEALED, Extent, SegmentInBays, SegmentInfo, bays_of
 from awsomefsd.base.wait import MustWait, may_wait
 from awsomefsd.io.device.buffers import BOUNCE_BYTES, BufferPool, aligned_buffer, is_aligned
 from awsomefsd.io.device.checksum import block_count, first_mismatch, seed_of
@@ -109,8 +109,9 @@ class SegmentReader:
         """Reads bytes [skip, skip + length) of `extent` into the first `length` bytes of `into`.  Any thread; blocks for the I/O.
 
         `volume` and `ino` only name the file in messages: frames may be shared.  Raises Corrupt (wrong bytes after a second read, or a
-        segment that has been used again), FormatTooNew for a codec this build does not know, Unavailable without the device, OSError;
-        where no mirror of a segment can be reached, these after MIRRORS_WAIT_MS_MAX.  Raises MustWait on a thread that may not wait.
+        segment that has been used again, or freed), FormatTooNew for a codec this build does not know, Unavailable without the device,
+        OSError; where no mirror of a segment can be reached, these after MIRRORS_WAIT_MS_MAX.  Raises MustWait on a thread that may not
+        wait.
         """
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
         if not length:
@@ -126,15 +127,24 @@ class SegmentReader:
                 places = self._places(info, extent)
                 return self._look_at(places, info, extent, start=extent.skip + skip, into=into[:length], file=(volume, ino))
             except (OSError, Unavailable) as err:
-                if not bays_of(info):
-                    deadline_ns = self._device_deadline_ns(info.device) if isinstance(err, Unavailable) else 0
-                if time.monotonic_ns() >= deadline_ns:
-                    raise
-                if not may_wait():
-                    raise MustWait from None
-                moved = isinstance(err, Unavailable) or err.errno in (errno.ESTALE, errno.ENODEV)  # else it is there, and away
-            time.sleep(MIRRORS_LOOK_MS / 1_000)
+                failure = err
+            lacking = isinstance(failure, Unavailable) and not bays_of(info)
+            if not bays_of(info):
+                deadline_ns = self._device_deadline_ns(info.device) if lacking else 0
+            over = time.monotonic_ns() >= deadline_ns
+            if over and not lacking:
+                raise failure
+            if not may_wait():
+                raise MustWait
+            if not over:
+                time.sleep(MIRRORS_LOOK_MS / 1_000)
+            before = info
+            moved = isinstance(failure, Unavailable) or failure.errno in (errno.ESTALE, errno.ENODEV)  # else it is there, and away
             info = (self._locate_again if moved else self._locate)(extent.segment)
+            if lacking and info.state == SEGMENT_FREE:  # collection, of a drain perhaps, has moved what this old layout still names
+                raise Corrupt(f"segment {extent.segment} is free, and the extent names it")
+            if over and (info.device, info.incarnation) == (before.device, before.incarnation):
+                raise failure
 
     def _device_deadline_ns(self, device: int) -> int:
         """Returns until when a device is waited for that is not here.  One that stays away costs this once and is an error then."""

@@ -33,8 +33,10 @@ from awsomefsd.meta.api import commands, messages
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import NodeReport
 from awsomefsd.meta.api.messages.pools import PoolCensus
+from awsomefsd.meta.api.messages.snapshots import FlushVolumes
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
+_ERRNO = 4_095  # the kernel's largest
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
 _NARROW = frozenset(
     {"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask", "until", "at", "snapshot"}
@@ -60,6 +62,7 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.BaysSeen: {"wrong": LISTED_PER_COMMAND_MAX},
     commands.DrainPoolDevices: dict.fromkeys(("devices", "lost", "taking", "draining"), LISTED_PER_QUESTION_MAX),
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
+    FlushVolumes: {"volumes": VOLUMES_PER_SNAPSHOT_MAX},
     PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX, "standing": LISTED_PER_COMMAND_MAX},
 }
 
@@ -102,6 +105,8 @@ def _range(type_: type[Struct], name: str) -> tuple[int, int]:
         return -_I63 - 1, _I63
     if name in _TIMES:
         return -_I63 - 1, _U64
+    if name == "errno":
+        return 0, _ERRNO
     return 0, _U32 if name in _NARROW else _U64 if name in _WIDE else _I63
 
 

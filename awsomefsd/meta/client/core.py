@@ -69,12 +69,14 @@ from awsomefsd.meta.api.messages import (
     WaitLock,
     Welcome,
 )
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush, FlushVolumes
 from awsomefsd.meta.client.endpoints import endpoint_of
 
 RETRY_PAUSE_MS = 20
 HELLO_CALL = 0
-_WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls, AwaitSpaceRecall})  # an answer to these is owed only when something happens
-_UNCOUNTED = _WAITING | {Renew, ReportLeases, AnswerRecall, ExtendRecall, ReleaseLeases, ReturnLeases}
+# an answer to these is owed only when something happens
+_WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls, AwaitSpaceRecall, FlushVolumes})
+_UNCOUNTED = _WAITING | {Renew, ReportLeases, AnswerRecall, ExtendRecall, ReleaseLeases, ReturnLeases, AnswerFlush}
 _NO_ENTRY = frozenset({errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP})  # with these a proposal is refused before it is an entry
 
 

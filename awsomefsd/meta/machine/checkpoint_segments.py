@@ -36,7 +36,7 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages import Done, NodeCheckpoint, Reply, SegmentsLeased
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.meta.machine import doubt, locality, nodes, sessions
+from awsomefsd.meta.machine import doubt, locality, nodes, sessions, stores
 from awsomefsd.meta.machine.quota import device_bytes_available
 from awsomefsd.meta.machine.segments import describe, lowest_free, release_quarantine, take
 from awsomefsd.meta.state import keys, rows
@@ -223,6 +223,7 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
         if volume is not None:
             volume.next_ino += INODES_JUMP
             state.save_volume(volume)
+    stores.recovered(state, entry)
     for owner in every(state):
         state.drop(keys.checkpoint(owner.node))
     if command.node and state.acts_at(KeepForCheckpoint.since):  # nobody from before still writes

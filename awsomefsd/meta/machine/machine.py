@@ -136,6 +136,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.AddStore: stores.add,
     c.StoreReady: stores.ready,
     c.SetStore: stores.change,
+    c.BeginEra: stores.begin_era,
     c.DetachStore: stores.detach,
     c.MakeCsiVolume: csi_volumes.make,
     c.SetCsiVolume: csi_volumes.change,
@@ -279,6 +280,12 @@ class Machine:
         """Returns session -> (volume, mount) of the live sessions that share their volume and cache under leases."""
         caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)
         return {row.session: (row.volume, row.mount) for row in caching}
+
+    def serving(self) -> list[tuple[int, int, str]]:
+        """Returns (session, volume, name of its node) of the live sessions that may change a volume."""
+        named = {row.node: row.name for row in nodes.every(self.state)}
+        found = (row for row in sessions.every(self.state) if row.volume and not row.ended and not row.snapshot)
+        return [(row.session, row.volume, named.get(row.node) or row.node) for row in found]
 
     def reserving_sessions(self, volume: int, but: int) -> list[int]:
         """Returns the live sessions of a volume (0: of all) that have reserved space, without the session `but`."""

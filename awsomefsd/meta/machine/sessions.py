@@ -240,7 +240,7 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     if row is None or row.ended or row.epoch != command.epoch:
         raise EpochEnded(f"session {command.session} epoch {command.epoch} has ended already")
     end(state, entry, row, exited=command.clean)
-    if command.expired and row.volume:
+    if command.expired and row.volume and not row.snapshot:  # whose reader writes nothing
         csi_volumes.set_fence(state, row)
     if command.clean:
         _release_quarantine_of(state, row.mount, row.worker, row.node)

@@ -3,6 +3,11 @@
 A store is known before anything is put there: its row names the era whose number is found by asking the store, and the time that its marker
 has.  So whoever goes on after a crash puts the same objects under the same names.  Its number is the entry that added it: none comes twice.
 
+A recovery takes the cluster back behind names that it may have put under.  So each store is left without an era, and nothing is put or
+deleted before a fresh one is named (BeginEra) and its object was read back (StoreReady).  The identity of an era is drawn by the proposer:
+two clusters that were recovered from one copy have one state, and must not come to one name.  The same for a store that was being added:
+in what is lost it may have been used.
+
 The secret is a row of its own, which the rules here carry and never look into.
 """
 
@@ -24,8 +29,17 @@ from awsomefsd.base.limits import (
     STORES_MAX,
     VOLUME_NAME_BYTES_MAX,
 )
-from awsomefsd.base.types import KEPT, NO_CREDENTIALS, OF_ROLE, STORE_ACTIVE, STORE_ADDING, StoreInfo, StoreOptions
-from awsomefsd.meta.api.commands import AddStore, DetachStore, Entry, SetStore, StoreReady
+from awsomefsd.base.types import (
+    KEPT,
+    NO_CREDENTIALS,
+    OF_ROLE,
+    STORE_ACTIVE,
+    STORE_ADDING,
+    STORE_RECOVERED,
+    StoreInfo,
+    StoreOptions,
+)
+from awsomefsd.meta.api.commands import AddStore, BeginEra, DetachStore, Entry, SetStore, StoreReady
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores, Stores, VeiledSecret
 from awsomefsd.meta.state import keys, rows
@@ -61,13 +75,35 @@ def ready(state: State, entry: Entry, command: StoreReady) -> Reply:
         raise FsError(errno.EINVAL, "eras count from 1")
     if row.state == STORE_ACTIVE and row.era_number == command.era_number:
         return Done()
-    if row.state != STORE_ADDING:
+    if row.state == STORE_ACTIVE:
         raise FsError(errno.ESTALE, f"store {row.name} is in its era {row.era_number} already")
-    if row.changed != command.changed:
-        raise FsError(errno.ESTALE, f"store {row.name} was changed by somebody else in the meantime; look at it and try again")
+    if not row.era:
+        raise FsError(errno.ESTALE, f"store {row.name} has no era since the cluster was recovered; name one first")
+    _check_changed(row, command.changed)
     row.state, row.era_number, row.changed = STORE_ACTIVE, command.era_number, entry.index
     _save(state, row)
     return Done()
+
+
+def begin_era(state: State, entry: Entry, command: BeginEra) -> Reply:
+    """Names the era of a store that a recovery has left without one."""
+    row = _existing(state, command.store)
+    if not _is_uuid(command.era) or command.era == row.before:
+        raise FsError(errno.EINVAL, "an era is named by a UUID that none before has")
+    if row.state != STORE_RECOVERED or row.era:
+        raise FsError(errno.ESTALE, f"store {row.name} has an era")
+    _check_changed(row, command.changed)
+    row.era, row.era_ns, row.changed = command.era, max(entry.time_ns, 0), entry.index
+    _save(state, row)
+    return Done()
+
+
+def recovered(state: State, entry: Entry) -> None:
+    """Leaves every store without an era: the state was taken back behind what may have been put in it."""
+    for row in every(state):
+        row.before, row.era, row.era_number, row.era_ns = row.era or row.before, "", 0, 0
+        row.state, row.recovered, row.changed = STORE_RECOVERED, entry.index, entry.index
+        _save(state, row)
 
 
 def change(state: State, entry: Entry, command: SetStore) -> Reply:
@@ -76,8 +112,7 @@ def change(state: State, entry: Entry, command: SetStore) -> Reply:
     _check_options(command.options)
     if command.secret is not None:
         _check_secret(command.secret)
-    if row.changed != command.changed:
-        raise FsError(errno.ESTALE, f"store {row.name} was changed by somebody else in the meantime; look at it and try again")
+    _check_changed(row, command.changed)
     if row.options.sealed != command.options.sealed:
         raise FsError(errno.EINVAL, "whether a store is sealed is said when it is added, and stays so")
     _check_place([other for other in every(state) if other.store != row.store], row.url, command.options.endpoint)
@@ -103,7 +138,7 @@ def list_stores(state: State, body: ListStores) -> Reply:
         [
             StoreInfo(
                 row.store, row.name, row.url, row.state, row.era, row.era_number, row.created_ns, row.changed, row.options,
-                bool(_secret_of(state, row.store)),
+                bool(_secret_of(state, row.store)), row.before, row.era_ns, row.recovered,
             )
             for row in every(state)
         ]
@@ -125,6 +160,11 @@ def _existing(state: State, number: int) -> rows.StoreRow:
     if row is None:
         raise FsError(errno.ENOENT, f"there is no store {number} (any more)")
     return row
+
+
+def _check_changed(row: rows.StoreRow, changed: int) -> None:
+    if row.changed != changed:
+        raise FsError(errno.ESTALE, f"store {row.name} was changed by somebody else in the meantime; look at it and try again")
 
 
 def _save(state: State, row: rows.StoreRow) -> None:
@@ -176,6 +216,6 @@ def _check_secret(secret: bytes) -> None:
 
 def _is_uuid(text: str) -> bool:
     try:
-        return str(uuid.UUID(text)) == text
+        return str(found := uuid.UUID(text)) == text and found.int != 0
     except ValueError:
         return False

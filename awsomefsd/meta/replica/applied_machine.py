@@ -49,6 +49,9 @@ class AppliedSessions(Protocol):
     def live_sessions(self) -> dict[int, int]:
         """Session → epoch."""
 
+    def serving(self) -> list[tuple[int, int, str]]:
+        """Returns (session, volume, name of its node) of the live sessions that may change a volume."""
+
     def reserving_sessions(self, volume: int, but: int) -> list[int]:
         """The live sessions of a volume (0: of all) that have reserved space, without the session `but`."""
 

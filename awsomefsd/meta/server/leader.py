@@ -71,10 +71,12 @@ from awsomefsd.meta.api.messages import (
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.api.messages.pools import GetPool, Pool
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush, FlushVolumes
 from awsomefsd.meta.net.traffic import Asked
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.absent_devices import AbsentDevices
+from awsomefsd.meta.server.flushes import Flushes, ServingSession
 from awsomefsd.meta.server.leases.conflicts import QUESTIONS
 from awsomefsd.meta.server.leases.lease_requests import LeaseRequests
 from awsomefsd.meta.server.lock_waits import LockWaits
@@ -126,6 +128,7 @@ class Leader:
         self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns, clocks.wall_ns)
         self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns, self._query)
         self._space = SpaceRecalls()
+        self._flushes = Flushes(self._space, lambda: [ServingSession(*one) for one in replica.machine.serving()])
         self._absent = AbsentDevices(replica, self._requests.sightings, self._proposer)
         self._asked = Asked()
         self._check_ns = 0  # boot time of the next check of sessions
@@ -142,10 +145,11 @@ class Leader:
             WaitLock: self._wait_lock,
             Renew: self._renew,
             AwaitSpaceRecall: self._await_space_recall,
+            AnswerFlush: self._flushes.answered,
             Cancel: self._locks.cancel,
             Follow: lambda request: self._requests.follow(request, _RETRY),
             GetStatus: self._status,
-            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices, GetPool), self._read_and_complete),
+            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices, GetPool, FlushVolumes), self._read_and_complete),
             Hello: self._hello,
             **self._requests.handlers(),
             **self._leases.handlers(),
@@ -208,6 +212,7 @@ class Leader:
             self._proposer.begin(self._replica.machine.last_stamp)
             self._renewals.begin(self._sessions(), self._boot_ns())
             self._leases.begin(log.term)
+            self._flushes.begin(log.term)
             self._check_ns, self._reaping = 0, True
             self._alone = log.next_deadline_ns() is None
         elif self._leads:
@@ -225,6 +230,7 @@ class Leader:
         waiting += [waiter.request for waiter in self._waiters.take_all()]
         waiting += self._leases.take_waiting()
         waiting += self._space.take_waiting()
+        waiting += self._flushes.take_waiting()
         waiting += [follower.request for follower in self._requests.followers.take_all()]
         elsewhere = self._not_leader()
         for request in asked:
@@ -314,6 +320,7 @@ class Leader:
                 self._leases.note_opened(command, reply)
             self._leases.keep_only(self._sessions())
             self._space.keep_only(self._sessions())
+            self._flushes.keep_only(self._sessions())
             if isinstance(reply, SessionOpened):
                 self._renewals.note_opened(reply.session, reply.resumed, entry.index, now)
             if isinstance(command, EndSession):
@@ -333,6 +340,7 @@ class Leader:
             self._check_ns = now + CHECK_MS * NS_PER_MS
             self._leases.tick(now)
             self._space.tick(now)
+            self._flushes.tick(now)
             self._absent.tick(self._monotonic_ns() // NS_PER_MS)
             self._retry_without_space()
             for session, epoch in self._renewals.take_expired(now):
@@ -378,6 +386,7 @@ class Leader:
         self._reads.drop_origin(origin)
         self._leases.drop_origin(origin)
         self._space.drop_origin(origin)
+        self._flushes.drop_origin(origin)
         self._requests.drop_origin(origin)
         self._plain = self._leads and not self._requests.any_void
 
@@ -459,6 +468,7 @@ class Leader:
     def _await_space_recall(self, request: Request[AwaitSpaceRecall]) -> None:
         if self._renewals.is_alive(request.body.session, request.body.epoch):
             self._space.await_recall(request)
+            self._flushes.tell(request.body.session)
         else:
             request.answer(Failed(errno.ESTALE, "the session has ended"))
 
@@ -502,7 +512,9 @@ class Leader:
     def _answer_read(self, request: AnyRequest) -> None:
         """Answers a query or a renewal whose ticket is confirmed."""
         body = request.body
-        if not isinstance(body, Renew):
+        if isinstance(body, FlushVolumes):
+            self._flushes.flush(request, self._boot_ns())
+        elif not isinstance(body, Renew):
             if self._leases.active and self._leases.park_if_buffered(request):
                 return
             reply = self._leases.hide_buffered(request, self._query(body)) if self._leases.active else self._query(body)

@@ -34,7 +34,7 @@ from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Trans
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.api.messages.pools import CountNeeds, GetNeeds, GetPool, GetPoolVolumes, GetStaleBays, ReportCensus
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
-from awsomefsd.meta.api.messages.snapshots import ListSnapshots
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush, FlushVolumes, ListSnapshots
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores
 
 
@@ -111,6 +111,8 @@ REQUESTS: dict[type, May] = {
     GetNeeds: May.NODE,
     GetStaleBays: May.NODE,
     ListStores: May.NODE,
+    FlushVolumes: May.NODE,
+    AnswerFlush: May.OWN,
     ListSnapshots: May.MEMBER,  # who mounts one finds it by its name
     GetStoreSecret: May.NODE,
     GetPoolVolumes: May.NODE,
@@ -152,6 +154,7 @@ COMMANDS: dict[type, May] = {
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
             c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot, c.DrainPoolDevices,
+            c.BeginEra,
         ),
         May.NODE,
     ),

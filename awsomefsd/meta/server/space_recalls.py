@@ -60,6 +60,15 @@ class SpaceRecalls:
         self._awaiting[session] = request
         self._note_answered(session)
 
+    def waiting(self, session: int) -> Request[AwaitSpaceRecall] | None:
+        """Returns the question of a session that waits here, or None."""
+        return self._awaiting.get(session)
+
+    def take_waiting_of(self, session: int) -> None:
+        """The caller answers the question of a session with something else to do; it gives back what it does not need, and asks anew."""
+        del self._awaiting[session]
+        self._recalled.add(session)
+
     def _note_answered(self, session: int) -> None:
         self._recalled.discard(session)
         for refused in self._refused:

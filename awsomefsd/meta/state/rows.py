@@ -513,6 +513,9 @@ class StoreRow(Row):
     created_ns: int
     changed: int
     options: StoreOptions
+    before: str = ""  # from here on of one that has outlived a recovery
+    era_ns: int = 0
+    recovered: int = 0
 
 
 class StoreSecretRow(Row):
@@ -642,7 +645,7 @@ LEASE = Sealed(LeaseRow)
 NODE = _SealedShort(NodeRow, "segments")
 TOKEN = Sealed(TokenRow)
 CA = Sealed(CaRow)
-STORE = Sealed(StoreRow)
+STORE = _SealedShort(StoreRow, "before")
 STORE_SECRET = Sealed(StoreSecretRow)
 CSI_VOLUME = Sealed(CsiVolumeRow)
 CSI_NAME = Sealed(CsiNameRow)

@@ -25,7 +25,7 @@ from awsomefsd.io.device.block_devices import names_of, serial_of
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.identified import open_identified
-from awsomefsd.io.device.superblock import grown, read_superblock, wipe_superblock, write_superblock
+from awsomefsd.io.device.superblock import Superblock, grown, read_superblock, wipe_superblock, write_superblock
 from awsomefsd.meta.api.commands import DrainDevice, GrowDevice, RemoveDevice
 from awsomefsd.meta.api.messages.devices import SeenDevice, Sightings
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
@@ -102,17 +102,25 @@ class DeviceOperations:
         EROFS where a newer build uses it.
         """
         info = self.find(which)
-        path = self._here(info)
-        with open_identified(path, self._cluster, info.uuid, info.era) as device:
-            superblock = read_superblock(device)
-            wanted = grown(superblock, device.bytes)
-            if wanted.segments <= info.segments:
-                raise Refused(f"{path} has {device.bytes} bytes, which give no segment beyond its {info.segments}; enlarge it first")
-            self._check_others(info, device.bytes)
+        with open_identified(self._here(info), self._cluster, info.uuid, info.era, read_only=True) as device:
+            size = device.bytes
+            self._grown(info, device, size)
+        self._check_others(info, size)
+        info = self.find(info.uuid)  # others may have been waited for: it may be removed by now, and another's
+        with open_identified(self._here(info), self._cluster, info.uuid, info.era) as device:
+            superblock, wanted = self._grown(info, device, min(size, device.bytes))
             if wanted.segments > superblock.segments:
                 write_superblock(device, wanted)
             self._catalog.propose(GrowDevice(info.device, wanted.device_bytes, wanted.segments))
         return self.find(info.uuid)
+
+    def _grown(self, info: DeviceInfo, device: Device, size: int) -> tuple[Superblock, Superblock]:
+        """Returns the superblock as it is, and for the size.  Raises Refused where that gives no segment more."""
+        superblock = read_superblock(device)
+        wanted = grown(superblock, size)
+        if wanted.segments <= info.segments:
+            raise Refused(f"{device.path} has {size} bytes, which give no segment beyond its {info.segments}; enlarge it first")
+        return superblock, wanted
 
     def _check_others(self, info: DeviceInfo, size: int) -> None:
         """Raises Refused.  Nodes that were rescanned just before report it in DEVICE_REPORT_MS: they are waited for."""

@@ -21,6 +21,7 @@ from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.namespace import NamespaceOps
+from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from tests.crash.model.run import CrashRig, DelegatedCrashRig, LeasedCrashRig, Model, ThroughCrashRig, first_image
 from tests.crash.model.takeover import Died, Takeovers
 from tests.crash.model.workloads import BESIDE_A_TRUNCATION, OPERATIONS, Workload, on_data, sample, singles
@@ -162,6 +163,10 @@ def truncation_that_begins_no_generation(patch):
     patch.setattr(FileTable, "begin_cut", lambda self, ino: self.log.last_sequence)
 
 
+def fsync_that_waits_for_no_names(patch):
+    patch.setattr(DelegatedNames, "synced", lambda self: None)
+
+
 LONG = [("setxattr", "foo", "user.a", 3_000)] * 12  # more than a journal file holds
 BROKEN = [
     (journal_that_does_not_sync, [("creat", "new")]),
@@ -175,10 +180,25 @@ BROKEN = [
 ]
 
 
+OF_NAMES = [
+    (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0), ("fsyncdir", ".")]),
+    (fsync_that_waits_for_no_names, [("creat", "new"), ("fsync", "new", False)]),
+]
+
+
 @pytest.mark.parametrize(("broken", "workload"), BROKEN, ids=[broken.__name__ for broken, _ in BROKEN])
 def test_the_model_sees_a(broken, workload, tmp_path, seed, monkeypatch):
-    base = first_image(tmp_path)
-    Model(tmp_path, base, seed).run(workload)
+    _is_seen(broken, workload, tmp_path, seed, monkeypatch, CrashRig)
+
+
+@pytest.mark.parametrize(("broken", "workload"), OF_NAMES, ids=[broken.__name__ for broken, _ in OF_NAMES])
+def test_on_a_mount_that_decides_names_the_model_sees_a(broken, workload, tmp_path, seed, monkeypatch):
+    _is_seen(broken, workload, tmp_path, seed, monkeypatch, DelegatedCrashRig)
+
+
+def _is_seen(broken, workload, tmp_path, seed, monkeypatch, kind):
+    base = first_image(tmp_path, delegated=kind.delegated)
+    Model(tmp_path, base, seed, kind=kind).run(workload)
     broken(monkeypatch)
     with pytest.raises(AssertionError):
-        Model(tmp_path, base, seed, commit_every=1).run(workload)
+        Model(tmp_path, base, seed, commit_every=1, kind=kind).run(workload)

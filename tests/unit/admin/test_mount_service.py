@@ -27,7 +27,7 @@ class Place:
         self.asked: list[str] = []
 
     # --- Mounts
-    def views(self) -> list[MountView]:
+    def shown(self) -> list[MountView]:
         return self.made
 
     def mount(self, volume: str, directory: str, options: list[str]) -> MountView:

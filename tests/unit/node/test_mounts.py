@@ -14,14 +14,18 @@ import pytest
 
 from awsomefsd.base import durable, log
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
-from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.types import SNAPSHOT_SYNCED, SnapshotInfo, VolumeInfo
 from awsomefsd.config.mount_options import MountOptions
+from awsomefsd.keeper.client import ANSWER_S_MAX, LOOK_S_MAX
 from awsomefsd.keeper.mount_syscalls import FSTYPE, MountEntry
 from awsomefsd.node import mounts
 from awsomefsd.node.mounts import DesiredMount, Mounts, MountView
 from awsomefsd.worker.config import WorkerConfig
 
 NODE = "n"
+SNAPSHOTS = {
+    name: SnapshotInfo(1, number, f"uuid-{name}", name, 0, SNAPSHOT_SYNCED, 0, 1, 0) for number, name in enumerate(("old", "new"), 4)
+}
 VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
 
 
@@ -32,6 +36,7 @@ class FakeKeeper:
         self.rows: dict[str, dict[str, Any]] = {}
         self.table: dict[str, str] = {}
         self.away = False
+        self.patience_s = 0.0  # of who asked last
         self.fails: Error | None = None
         self.asked: list[tuple[str, Any]] = []
         self.inside: Callable[[], None] = lambda: None
@@ -75,7 +80,8 @@ class FakeKeeper:
         self._answer("flush", target)
         return {}
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self, timeout_s: float = ANSWER_S_MAX) -> list[dict[str, Any]]:
+        self.patience_s = timeout_s
         if self.away:
             raise Unavailable("no keeper")
         return list(self.rows.values())
@@ -94,7 +100,7 @@ class FakeKeeper:
 def config_of(wanted: DesiredMount, options: MountOptions) -> WorkerConfig:
     return WorkerConfig(
         volume=wanted.volume, node=NODE, boot_id="b", meta_sock="/meta.sock", state_dir="/s", options=wanted.options,
-        read_only=options.read_only,
+        read_only=options.read_only, snapshot=wanted.snapshot, snapshot_uuid=wanted.snapshot_uuid,
     )  # fmt: skip
 
 
@@ -116,12 +122,20 @@ class Rig:
     def daemon(self, boot_id: str = "boot", node: str = NODE) -> Mounts:
         """A daemon that has just been started."""
         ended, removed = self.ended.append, lambda: self.removed
-        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, ended, removed=removed, node=node)
+        return Mounts(
+            self.state_dir, boot_id, self.keeper, self.find, config_of, 128, ended, removed=removed, node=node,
+            find_snapshot=self.find_snapshot,
+        )  # fmt: skip
 
     def find(self, name: str) -> VolumeInfo:
         if name not in VOLUMES:
             raise NotFound(f"no volume {name}")
         return VOLUMES[name]
+
+    def find_snapshot(self, volume: str, name: str) -> tuple[VolumeInfo, SnapshotInfo]:
+        if name not in SNAPSHOTS:
+            raise NotFound(f"no snapshot {name}")
+        return self.find(volume), SNAPSHOTS[name]
 
     def lose_all_processes(self) -> None:
         """Keeper and worker are killed at once; the kernel keeps dead mounts."""
@@ -209,10 +223,17 @@ def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
     assert rig.file() == {} and rig.mounts.views() == []
 
 
+def test_who_only_looks_does_not_wait_long_for_a_keeper_that_is_stopped(rig: Rig) -> None:
+    """`volume ls`, `info` and `summary` took 12 s, for directories that this node knows by itself."""
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.keeper.away = True
+    assert [view.state for view in rig.mounts.shown()] == ["unwatched"] and rig.keeper.patience_s == LOOK_S_MAX
+
+
 def test_a_mount_that_completes_while_it_is_shown_is_not_called_dead(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rig.keeper.list
 
-    def listed_before_it_completes() -> list[dict[str, Any]]:
+    def listed_before_it_completes(_timeout_s: float) -> list[dict[str, Any]]:
         rows = whole()
         if not rows:
             monkeypatch.setattr(rig.keeper, "list", whole)
@@ -228,7 +249,7 @@ def test_a_mount_that_ends_while_it_is_shown_is_not_called_dead(rig: Rig, monkey
     whole = rig.keeper.list
     rig.mounts.mount("alpha", rig.directories[0], [])
 
-    def listed_after_its_end() -> list[dict[str, Any]]:
+    def listed_after_its_end(_timeout_s: float) -> list[dict[str, Any]]:
         monkeypatch.setattr(rig.keeper, "list", whole)
         rig.mounts.umount(rig.directories[0], force=False)
         return whole()
@@ -553,3 +574,49 @@ def test_the_session_of_what_was_unmounted_by_force_is_ended(rig: Rig) -> None:
 
 def test_probe_of_a_living_directory(tmp_path: Path) -> None:
     assert not mounts.is_dead(str(tmp_path)) and not mounts.is_dead(str(tmp_path / "none"))
+
+
+def served(rig: Rig, directory: str) -> tuple[int, int, str, bool]:
+    """Volume, snapshot, its uuid, and read-only, as the worker of a directory was told."""
+    config = rig.keeper.rows[rig.keeper.places[directory]]["config"]
+    return config["volume"], config["snapshot"], config["snapshot_uuid"], config["read_only"]
+
+
+def test_a_snapshot_is_mounted_read_only_beside_its_volume(rig: Rig) -> None:
+    volume, snapshot = rig.directories
+    rig.mounts.mount("alpha", volume, [])
+    view = rig.mounts.mount("alpha@old", snapshot, ["rw", "nosuid"])
+    assert (view.volume_name, view.options) == ("alpha@old", ("nosuid", "ro"))
+    assert served(rig, volume) == (1, 0, "", False) and served(rig, snapshot) == (1, 4, "uuid-old", True)
+    found = rig.mounts.of_volume(1)
+    assert found is not None and found.directory == volume
+    rig.mounts.umount(snapshot, force=False)
+    for name, options, words in (
+        ("alpha@none", [], "no snapshot none"), ("gamma@old", [], "no volume gamma"), ("alpha@new", ["shared"], "option shared"),
+    ):  # fmt: skip
+        with pytest.raises((NotFound, ConfigError), match=words):
+            rig.mounts.mount(name, snapshot, options)
+    rig.mounts.mount("alpha@new", snapshot, [])
+    assert served(rig, snapshot) == (1, 5, "uuid-new", True)
+
+
+def test_a_snapshot_does_not_become_writable(rig: Rig) -> None:
+    rig.mounts.mount("alpha@old", rig.directories[0], [])
+    with pytest.raises(ConfigError, match="never writable"):
+        rig.mounts.remount("alpha@old", rig.directories[0], ["rw"])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_snapshot_comes_back_as_itself(rig: Rig, lost: bool) -> None:
+    """Its processes die; or first the file that says what is mounted."""
+    volume, snapshot = rig.directories
+    rig.mounts.mount("alpha", volume, [])
+    rig.mounts.mount("alpha@old", snapshot, [])
+    if lost:
+        (rig.state_dir / "mounts.json").unlink()
+    rig.mounts = rig.daemon()
+    rig.mounts.reconcile()
+    rig.lose_all_processes()
+    for dead in rig.mounts.reconcile():
+        rig.mounts.revive(dead)
+    assert served(rig, snapshot) == (1, 4, "uuid-old", True) and served(rig, volume) == (1, 0, "", False)

@@ -9,6 +9,7 @@ import pytest
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.node.health.codes import CODES
 from awsomefsd.ui import pages
+from awsomefsd.ui.actions import offer, offer_nothing, outcome, question
 from awsomefsd.ui.frame import document
 from awsomefsd.ui.markup import Markup, join, tag, text
 
@@ -62,10 +63,10 @@ EVENT = {"index": 1, "time_ns": 1, "kind": EVIL, "who": EVIL, "what": EVIL, "com
     "page",
     [
         pages.overview(STATUS),
-        pages.health(STATUS), pages.nodes([evil_node()]), pages.devices(STATUS.devices, {EVIL: EVIL}),
+        pages.health(STATUS, offer), pages.nodes([evil_node()], offer), pages.devices(STATUS.devices, {EVIL: EVIL}, offer),
         pages.volumes(STATUS.volumes),
-        pages.mounts(STATUS.mounts), pages.conflicts(STATUS.conflicts), pages.events([EVENT], False), pages.without_identity(STATUS),
-        pages.charts(),
+        pages.mounts(STATUS.mounts, offer), pages.conflicts(STATUS.conflicts), pages.events([EVENT], False), pages.without_identity(STATUS),
+        pages.charts(), question("flush", EVIL), outcome("flush", EVIL), outcome("flush", EVIL, EVIL),
     ],
 )  # fmt: skip
 def test_no_page_takes_what_others_chose_for_markup(page: Markup) -> None:
@@ -83,7 +84,7 @@ def test_a_page_that_shows_evil_shows_all_of_it() -> None:
 
 
 def test_health_lists_every_code_with_its_fix() -> None:
-    shown = pages.health(pb.Status(node="n"))
+    shown = pages.health(pb.Status(node="n"), offer_nothing)
     assert all(f"<code>{name}</code>" in shown for name in CODES)
     assert "<code>awsomefsd ca rotate</code>" in shown, "commands of a fix are marked as such"
     assert "`" not in shown
@@ -102,7 +103,7 @@ def test_the_worst_is_said_first() -> None:
 
 def test_a_device_names_its_node_where_the_name_is_known() -> None:
     found = [pb.Device(device=1, home="u-1", segments=4, segments_free=0, segment_bytes=10), pb.Device(device=2, home="u-2")]
-    shown = pages.devices(found, {"u-1": "storage-a"})
+    shown = pages.devices(found, {"u-1": "storage-a"}, offer_nothing)
     assert "storage-a" in shown and "u-1" not in shown and "u-2" in shown and 'high="36"' in shown
 
 

@@ -18,7 +18,7 @@ from awsomefsd.ui import server as module
 from awsomefsd.ui import web
 from awsomefsd.ui.running import RunningUi
 from awsomefsd.ui.server import NodeCertificate, UiServer, listen
-from awsomefsd.ui.sign_in import SignIn
+from awsomefsd.ui.sign_in import READER, SignIn
 from awsomefsd.ui.web import PageRequest, PageResponse
 from buildtools.nodes import await_true
 from tests.rigs.ui_daemon import UiDaemon
@@ -117,7 +117,7 @@ def test_a_form_has_its_body(served: Served) -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde", 411),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", 411),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000, 413),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20000, 413),
         (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", 417),
         (b"GET /" + b"a" * 2000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
         (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
@@ -274,7 +274,7 @@ def test_an_address_that_is_taken_names_the_setting_and_who_has_it(served: Serve
 def test_a_page_ends_with_all_its_threads() -> None:
     before = set(threading.enumerate())
     page = RunningUi("--listen", "127.0.0.1:0", UiDaemon().connect, ("", ""), (), SignIn())
-    link = page.login()
+    link = page.login(READER)
     assert link.startswith(f"{page.address}/sign-in#") and page.address.startswith("http://127.0.0.1:")
     host, _, port = page.address.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), WAIT_S) as connection:

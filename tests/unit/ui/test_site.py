@@ -39,9 +39,9 @@ class Visitor:
         named = {"host": HOST, "cookie": self.cookie} | {name.replace("_", "-"): value for name, value in headers.items()}
         return self.site.answer(PageRequest(method, target, named, body.encode(), "192.0.2.7", secure))
 
-    def enter(self, secure: bool = False) -> str:
+    def enter(self, secure: bool = False, role: str = sign_in.READER) -> str:
         """Signs in; the Set-Cookie header."""
-        answer = self.ask("/sign-in", "POST", f"code={self.sign_in.make_code()}", secure)
+        answer = self.ask("/sign-in", "POST", f"code={self.sign_in.make_code(role)}", secure)
         assert (answer.status, dict(answer.headers)["Location"]) == (303, "/")
         told = dict(answer.headers)["Set-Cookie"]
         self.cookie = told.partition(";")[0]

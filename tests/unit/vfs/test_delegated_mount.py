@@ -321,10 +321,13 @@ def test_what_another_mount_has_overtaken_is_put_aside_and_told(r: Rig) -> None:
 
 def test_a_refused_record_ends_decisions_and_nothing_goes_silently(r: Rig) -> None:
     """It is a defect of ours: here another one makes the name behind the back of the mount that holds the volume."""
+    other = r.mkdir(b"other")
+    shipped(r)
     shipping = Shipping(r)
     shipping.hold()
     ino, fh = r.create(b"f")
-    r.mkdir(b"d")
+    d = r.mkdir(b"d")
+    r.mkdir(b"inside", other)  # follows from neither
     session, epoch = r.worker.client.session_token()
     wire = Wire(r.host.socket_path, 5)
     assert isinstance(wire.ask(m.Propose(1 << 50, session, epoch, [], c.Create(VOLUME, 1, b"f", 0o100644, 0, 0))), m.Found)
@@ -332,14 +335,16 @@ def test_a_refused_record_ends_decisions_and_nothing_goes_silently(r: Rig) -> No
     synced = r.begin("fsync", ino, fh, False)
     shipping.go()
     assert error_of(synced.result) == errno.EIO
-    assert [line["name"] for line in aside(r)] == ["f", "d"]
-    assert not r.worker.names.decides and set(r.listdir()) == {b"f"}
+    assert [line["name"] for line in aside(r)] == ["f", "d", "inside"]
+    assert any({ino, d} <= set(told) for told in r.worker.kernel.forgotten), "the kernel shows them no more"
+    assert error_of(r.lookup, b"d") == errno.ENOENT and r.lookup(b"f").ino != ino
+    assert not r.worker.names.decides and set(r.listdir()) == {b"f", b"other"} and r.listdir(other) == {}
     assert r.worker.mount.names_figures()["names_diverged"] == 1
     assert error_of(r.call, "fsync", ino, fh, False) == errno.EIO, "its handle is lost"
     assert error_of(r.call, "fsyncdir", ROOT_INO, 0, False) == errno.EIO, "told once, through any handle"
     r.call("fsyncdir", ROOT_INO, 0, False)
     r.mkdir(b"d")
-    assert set(at_leader(r)) == {b"f", b"d"}, "the leader decides now"
+    assert set(at_leader(r)) == {b"f", b"d", b"other"}, "the leader decides now"
 
 
 def test_fsync_does_not_pass_while_what_it_waits_for_is_being_put_aside(r: Rig) -> None:

@@ -171,6 +171,31 @@ def test_what_is_being_recalled_goes_to_the_leader_and_the_recall_waits_for_none
     sound(nodes)
 
 
+def test_two_whose_changes_wait_for_what_the_other_holds_both_go_on(nodes: list[Deciding]) -> None:
+    """A recall waits for records only: not for a change of this mount that is at the leader, and waits there for another recall."""
+    one, two = nodes
+    a, b = own(one, b"a"), own(two, b"b")
+    one.mkdir(b"x", a)
+    two.mkdir(b"y", b)
+    sessions = [node.worker.memory.control.state.session for node in nodes]
+    shipping = [Shipping(node) for node in nodes]
+    for node, held, mine in zip(nodes, shipping, (a, b), strict=True):
+        shipped(node)
+        held.hold()
+        node.file(b"f", parent=mine)
+    assert decides(one, a) and decides(two, b)
+    moves = [c.Rename(VOLUME, a, b"x", b, b"x", 0, False, 0, 0), c.Rename(VOLUME, b, b"y", a, b"y", 0, False, 0, 0)]
+    moving = [Started(_waited(node.worker.names.propose(move, 1 << 62))) for node, move in zip(nodes, moves, strict=True)]
+    assert not any(move.ended.is_set() for move in moving), "both wait for their records"
+    for held in shipping:
+        held.go()
+    for move in moving:
+        move.result(LIMIT_S)
+    assert set(one.listdir(a)) == {b"f", b"y"} and set(two.listdir(b)) == {b"f", b"x"}
+    assert sessions == [node.worker.memory.control.state.session for node in nodes], "nobody was waited for until its session ended"
+    sound(nodes)
+
+
 def test_more_is_decided_while_a_recall_of_an_earlier_leader_waits_for_records(nodes: list[Deciding]) -> None:
     """The next leader has not asked yet, so the lease is held: what ends with the older records leaves the rows of newer ones alone."""
     one, two = nodes

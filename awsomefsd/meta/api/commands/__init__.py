@@ -105,7 +105,7 @@ from awsomefsd.meta.api.commands.records import Apply, DecidedRecord, DelegatedC
 from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
 from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
 from awsomefsd.meta.api.commands.snapshots import CreateSnapshots, DeleteSnapshot, NewSnapshot, OpenSnapshot
-from awsomefsd.meta.api.commands.stores import AddStore, DetachStore, SetStore, StoreReady
+from awsomefsd.meta.api.commands.stores import AddStore, BeginEra, DetachStore, SetStore, StoreReady
 from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetNames, SetVolume
 
 __all__ = [
@@ -144,6 +144,7 @@ __all__ = [
     "BaysSeen",
     "BaysTrimmed",
     "BaysWrong",
+    "BeginEra",
     "ChangeMembership",
     "CheckpointDone",
     "ClaimVolume",
@@ -255,6 +256,7 @@ AnyCommand = Union[
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
     SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
     CreateSnapshots, DeleteSnapshot, OpenSnapshot, DrainPoolDevices, BaysSeen,
+    BeginEra,
 ]  # fmt: skip
 
 

@@ -37,7 +37,8 @@ class AddStore(StoreCommand, tag=210):
 class StoreReady(StoreCommand, tag=211):
     """Marker and era `era_number` of a store were read back: it may be used.
 
-    ESTALE unless entry `changed` was the last that changed it: they may be elsewhere than where it is looked for now.
+    ESTALE where no era was named since a recovery (BeginEra), and unless entry `changed` was the last that changed it: they may be
+    elsewhere than where it is looked for now.
     """
 
     store: int
@@ -55,6 +56,17 @@ class SetStore(StoreCommand, tag=212):
 
     def __repr__(self) -> str:
         return f"SetStore({self.store}, {self.changed}, …)"
+
+
+class BeginEra(StoreCommand, tag=214):
+    """The era after a recovery is named; then it is put, and StoreReady says so.
+
+    ESTALE for a store that needs none, or has one, and unless entry `changed` was the last that changed it.
+    """
+
+    store: int
+    changed: int
+    era: str
 
 
 class DetachStore(StoreCommand, tag=213):

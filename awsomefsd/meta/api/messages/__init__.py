@@ -81,7 +81,7 @@ from awsomefsd.meta.api.messages.sessions import (
     SessionOpened,
     Sessions,
 )
-from awsomefsd.meta.api.messages.snapshots import ListSnapshots, Snapshots
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush, FlushAsked, FlushVolumes, ListSnapshots, Snapshots
 from awsomefsd.meta.api.messages.stores import GetStoreSecret, ListStores, Stores, VeiledSecret
 from awsomefsd.meta.api.messages.volumes import Devices, GetDevices, GetVolumes, Made, Volumes
 
@@ -179,7 +179,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
     GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows, GetBays,
     GetPool, GetNeeds, GetStaleBays, ListStores, GetStoreSecret,
-    GetPoolVolumes, CountNeeds, ReportCensus, ListSnapshots,
+    GetPoolVolumes, CountNeeds, ReportCensus, ListSnapshots, FlushVolumes, AnswerFlush,
 ]  # fmt: skip
 
 
@@ -196,7 +196,7 @@ Reply = Union[
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
     Inodes, Contested, Checkpoints, FoundRows,
     Applied, InodesGranted, SessionGoesOn, Bays, BaysLeased, Pool, NeedsFound, StaleBays,
-    Stores, VeiledSecret, PoolVolumes, NeedsCounted, Snapshots,
+    Stores, VeiledSecret, PoolVolumes, NeedsCounted, Snapshots, FlushAsked,
 ]  # fmt: skip
 
 

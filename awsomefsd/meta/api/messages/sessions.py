@@ -17,11 +17,13 @@ class Renew(Message, tag=23):
 class AwaitSpaceRecall(Message, tag=170):
     """Answered by Done when somebody else needs space: the worker gives back what it has reserved and does not need, then asks anew.
 
+    Answered by FlushAsked, if it `flushes`, when it is to write out what its mount holds back; that too it goes on with, and asks anew.
     Failed(ESTALE) if the session has ended.
     """
 
     session: int
     epoch: int
+    flushes: bool = False
 
 
 class GetSessions(Message, tag=29):

@@ -115,6 +115,7 @@ UNTOUCHED = frozenset(
         c.NeedSegments, c.SetRedundancy, c.SetSegmentServer, c.SetPool, c.BaysWrong,
         c.AddStore, c.StoreReady, c.SetStore, c.DetachStore, c.SetMaintenance, c.DrainPoolDevices, c.BaysSeen,
         c.CreateSnapshots, c.DeleteSnapshot, c.OpenSnapshot,
+        c.BeginEra,
     }
 )  # fmt: skip
 DECIDED = frozenset(_COMMANDS) | UNTOUCHED

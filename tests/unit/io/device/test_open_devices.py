@@ -7,6 +7,7 @@ import errno
 import gc
 import hashlib
 import os
+import threading
 import uuid
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from msgspec.structs import replace
 import awsomefsd
 from awsomefsd.base.errors import NotFound, Refused, Unavailable
 from awsomefsd.base.types import DeviceInfo, SegmentInfo
+from awsomefsd.base.wait import MustWait, begin_reading_requests
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.identified import WrongDevice, open_identified
-from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.device.open_devices import DevicesForReads, OpenDevices
 from awsomefsd.io.device.signature import format_device
 from awsomefsd.io.device.superblock import Superblock, pack, write_superblock
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
@@ -51,6 +53,33 @@ def test_a_device_added_later_is_found_and_one_that_is_not_there_is_a_key_error(
     assert devices[2].path.endswith("two") and sorted(devices) == [1, 2]
     with pytest.raises(KeyError):
         devices[3]
+
+
+def test_a_thread_that_reads_requests_does_not_ask_for_a_device(tmp_path: Path) -> None:
+    """With the service away all of them would stop at a device that this node does not see, and the mount with them."""
+    one: DeviceInfo = info(1, *image(tmp_path, "one"))
+    asked: list[str] = []
+    met: list[object] = []
+
+    def find() -> list[DeviceInfo]:
+        asked.append(threading.current_thread().name)
+        return [one]
+
+    every = OpenDevices(find, CLUSTER)
+    devices = DevicesForReads(every)
+
+    def read() -> None:
+        begin_reading_requests()
+        with pytest.raises(MustWait):
+            devices.get(2)
+        assert not asked
+        assert every.get(2) is None, "a thread that writes has let another one read the requests"
+        met.append(devices.get(1))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert met == [every[1]] and list(devices) == [1] and len(devices) == 1
 
 
 def test_a_device_of_a_pool_is_its_segment_servers_alone(tmp_path: Path) -> None:

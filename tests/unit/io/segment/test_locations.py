@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from typing import Any
 
 import pytest
 
 from awsomefsd.base.errors import Corrupt, FsError
 from awsomefsd.base.types import SEGMENT_SEALED, SegmentInfo
+from awsomefsd.base.wait import MustWait, begin_reading_requests
 from awsomefsd.io.segment import locations as module
 from awsomefsd.io.segment.locations import Locations
 from awsomefsd.meta.api.messages import Segments
@@ -55,6 +57,23 @@ def test_the_map_is_bounded_and_what_went_is_asked_for_again(monkeypatch: pytest
     service.there = 5
     with pytest.raises(Corrupt):  # its row went with its last live byte: readers ask for the layout again
         locations.locate_again(5)
+
+
+def test_a_thread_that_reads_requests_does_not_ask() -> None:
+    service, met = Service(), []
+    locations = Locations(service.ask, service.ask)
+    locations.learn(map(row, range(3)))
+
+    def read() -> None:
+        begin_reading_requests()
+        with pytest.raises(MustWait):
+            locations.locate(3)
+        met.append(locations.locate(0).segment)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert met == [0] and not service.asked
 
 
 def test_an_older_row_does_not_replace_a_newer_one() -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from awsomefsd.base.errors import Corrupt, Fenced, FormatTooNew, FsError, Unavailable
 from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, KIB, MIB, NS_PER_MS
-from awsomefsd.base.types import SEGMENT_LEASED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.base.wait import MustWait, begin_reading_requests
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import BlockDevice
@@ -336,6 +336,28 @@ def test_a_device_that_another_node_has_just_added_is_waited_for_once(monkeypatc
     with pytest.raises(Unavailable):
         read_back(reader, [extent])
     assert waits == [], "one that stays away is an error at once"
+
+
+@pytest.mark.parametrize("later", ["free", "used again"])
+def test_an_old_layout_that_names_a_device_which_is_not_here_is_taken_for_old(later: str) -> None:
+    """A drain has moved the bytes to a device that this node sees: its reads got EIO for as long as it remembered the layout."""
+    pool = Pool(segments=1)
+    [extent] = write_one(pool, pool.writer(), b"a" * KIB)
+    known = pool.infos[extent.segment]
+    asked: list[int] = []
+
+    def ask(segment: int) -> SegmentInfo:
+        asked.append(segment)
+        return now
+
+    now = known
+    reader = SegmentReader({}, lambda segment: known, locate_again=ask)
+    with pytest.raises(Unavailable):
+        read_back(reader, [extent])
+    assert asked == [extent.segment], "it still is there"
+    now = replace(known, state=SEGMENT_FREE) if later == "free" else replace(known, incarnation=known.incarnation + 1)
+    with pytest.raises(Corrupt):
+        read_back(reader, [extent])
 
 
 def test_a_thread_that_reads_requests_leaves_the_wait_for_a_device_to_another() -> None:

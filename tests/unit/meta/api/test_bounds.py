@@ -17,6 +17,7 @@ from awsomefsd.meta.api import bounds
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.collection import GetPieces
+from awsomefsd.meta.api.messages.snapshots import AnswerFlush
 from tests.rigs.machine_driver import Drive, sound
 from tests.unit.meta.server.test_service import filled
 
@@ -190,3 +191,11 @@ def test_a_chapter_that_no_key_has_room_for_is_not_let_in(until: int) -> None:
     for body in (c.Relocate([c.Relocation(1, 2, extent, [], until)], []), GetPieces(1, 0, 1, 2, 0, 1, until)):
         with pytest.raises(ProtocolError, match="until"):
             bounds.check(body)
+
+
+@pytest.mark.parametrize("number", [-1, 4_096, 1 << 31])
+def test_an_errno_that_has_no_words_is_not_let_in(number: int) -> None:
+    """The leader says it in words, by strerror(3), which takes an int of C."""
+    bounds.check(AnswerFlush(1, 1, 1, 4_095))
+    with pytest.raises(ProtocolError, match="errno"):
+        bounds.check(AnswerFlush(1, 1, 1, number))

@@ -16,7 +16,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages import collection as cm
 from awsomefsd.meta.check.check import check
-from awsomefsd.meta.machine import filemap, ledger, queries, snapshots
+from awsomefsd.meta.machine import csi_volumes, filemap, ledger, queries, snapshots
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.state import history, keys, rows, rows_cache
 from awsomefsd.meta.state.rows_cache import State
@@ -321,6 +321,7 @@ def test_a_session_reads_a_snapshot_beside_all_others(drive: Drive) -> None:
     for mount, node in ((8, "n1"), (9, "n2")):
         opened = read(drive, info, mount, node=node)
         assert (opened.resumed, opened.changed_by_others, opened.volume.holder) == (False, False, own[0])
+    assert drive.machine.serving() == [(own[0], drive.volume, "n1")]  # who may hold something back
     sound(drive)
     assert drive.errno(c.DeleteSnapshot(drive.volume, info.snapshot)) == errno.EBUSY
     drive.ok(c.EndSession(*own, True))
@@ -351,6 +352,17 @@ def test_what_a_session_of_a_snapshot_is_refused(drive: Drive) -> None:
     drive.session, drive.epoch, drive.mount = own
     delete(drive, info.snapshot)
     sound(drive)
+
+
+def test_a_reader_that_falls_silent_fences_no_node(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An orchestrator's volume is kept from a node that may still write; a reader of a snapshot does not."""
+    fenced: list[int] = []
+    monkeypatch.setattr(csi_volumes, "set_fence", lambda state, row: fenced.append(row.session))
+    opened = read(drive, taken(drive))
+    drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True), session=0, epoch=0)
+    assert fenced == []
+    drive.ok(c.EndSession(drive.session, drive.epoch, False, expired=True), session=0, epoch=0)
+    assert fenced == [drive.session]
 
 
 def test_a_snapshot_that_is_not_there_is_not_opened(drive: Drive) -> None:

@@ -37,9 +37,10 @@ REQUEST_ROWS = {
     "everybody": "Lookup GetAttr ReadDir ReadLink GetXattr ListXattr GetLayout GetStatFs GetSegments GetDevices GetVolumes GetParent"
     " TestLock GetSessions GetStatus Report GetReports Cancel GetNames GetCsiVolumes GetClaims ListSnapshots",
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
-    " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows",
+    " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows AnswerFlush",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
-    " GetSightings GetQuarantine GetCheckpoints GetBays GetPool GetNeeds GetStaleBays ListStores GetStoreSecret GetPoolVolumes CountNeeds",
+    " GetSightings GetQuarantine GetCheckpoints GetBays GetPool GetNeeds GetStaleBays ListStores GetStoreSecret GetPoolVolumes CountNeeds"
+    " FlushVolumes",
     "about itself": "NodeReport ReportDevices",
     "role node about itself": "ReportCensus",
     "own mount": "Hello",
@@ -57,7 +58,8 @@ COMMAND_ROWS = {
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
     " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance"
-    " CreateSnapshots DeleteSnapshot DrainPoolDevices",
+    " CreateSnapshots DeleteSnapshot DrainPoolDevices"
+    " BeginEra",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
     " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",
 }

@@ -194,6 +194,9 @@ def test_an_attempt_leaves_nothing(holding: Holding) -> None:
     with pytest.raises(Missing) as missing:  # the ACL, once the mode is changed
         held.decide(chmod, drive.now)
     assert not held.rows.changed and held.rows.get(keys.inode(drive.volume, ino)) == before
+    next_one = held.decide(c.SetAttr(drive.volume, ino, c.SET_ATIME, atime_ns=1), drive.now)
+    assert next_one.attr.mode == rows.INODE.loads(before).mode, "it takes nothing of the attempt along"
+    held.abandon()
     holding.fetch(missing.value)
     assert held.decide(chmod, drive.now).attr.mode == 0o100600 and held.rows.changed
     held.abandon()

@@ -1,0 +1,1 @@
+"""The commands about what volumes have: snapshots.  Not complete: in no help."""
