@@ -136,7 +136,10 @@ class DeviceRpcs:
         return device_message(info, self._devices.state(info))
 
     def _progress(self, done: DrainProgress) -> pb.DrainDeviceReply:
-        return pb.DrainDeviceReply(device=self._device(done.device), segments_used=done.used, live_bytes=done.live_bytes)
+        return pb.DrainDeviceReply(
+            device=self._device(done.device), segments_used=done.used, live_bytes=done.live_bytes, segments_standing=done.standing,
+            why=done.why,
+        )  # fmt: skip
 
 
 def device_message(

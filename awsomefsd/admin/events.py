@@ -73,6 +73,13 @@ def _mounted(said: dict[str, Any], names: EventNames) -> str:
     return f"volume {names.volume(said['volume'])} {how} on node {names.node(said['node'])}{' (shared)' if said['shared'] else ''}"
 
 
+def _drain_of_pool(said: dict[str, Any], _names: EventNames) -> str:
+    devices = sorted([*said["devices"], *said["lost"]])
+    if len(devices) == 1:
+        return f"device {devices[0]} is drained"
+    return f"devices {', '.join(map(str, devices))} are drained"
+
+
 def _is(yes: bool) -> str:
     return "is" if yes else "is not"
 
@@ -95,6 +102,7 @@ EVENTS: dict[str, tuple[str, Sentence]] = {
     "AddDevice": ("device", lambda said, _: f"device {said['uuid']} of {format_bytes(said['bytes'])} was added"),
     "GrowDevice": ("device", lambda said, _: f"device {said['device']} has {format_bytes(said['bytes'])} now"),
     "DrainDevice": ("device", lambda said, _: f"device {said['device']} {'is drained' if said['draining'] else 'is used again'}"),
+    "DrainPoolDevices": ("device", _drain_of_pool),
     "RemoveDevice": ("device", lambda said, _: f"device {said['device']} is being removed"),
     "SetAbsent": ("device", lambda said, _: f"device {said['device']} is {'not seen by any node' if said['absent'] else 'seen again'}"),
     "SetDeviceEra": ("device", lambda said, _: f"device {said['uuid']} is of era {said['era']}"),

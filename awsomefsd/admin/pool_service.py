@@ -11,7 +11,7 @@ import grpc
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.limits import NS_PER_MS
-from awsomefsd.meta.api.messages.pools import PoolCensus, PoolDeviceInfo
+from awsomefsd.meta.api.messages.pools import PoolCensus, PoolDeviceInfo, StandingDrain
 from awsomefsd.node.devices.pool_view import HostView, PolicyRoom, PoolView, state_of
 from awsomefsd.node.pools import PoolCatalog
 
@@ -65,6 +65,14 @@ def pool_message(view: PoolView) -> pb.PoolStatus:
         heal_bytes_per_s=pool.heal_bytes_per_s,
         lost_after_ms=pool.lost_after_ms,
         reserve_percent=pool.reserve_percent,
+        standing=[_standing(view, device, one) for device, one in view.standing()],
+    )  # fmt: skip
+
+
+def _standing(view: PoolView, device: PoolDeviceInfo, one: StandingDrain) -> pb.PoolStandingDrain:
+    return pb.PoolStandingDrain(
+        device=one.device, node=view.name(device.home), segments=one.segments, bytes=one.segments * view.pool.segment_bytes,
+        since_ms=one.since_ms, why=one.why,
     )  # fmt: skip
 
 

@@ -208,16 +208,33 @@ def drain(invocation: Invocation, which: str, undo: bool, waits: bool, form: str
         are = "is" if report.segments_used == 1 else "are"
         left = f"{counted(report.segments_used, 'segment')} {are} in use, {format_bytes(report.live_bytes)} live in them"
         say(f"device {report.device.device} takes nothing new; {left if report.segments_used else 'it is empty'}")
+        if report.segments_standing:
+            say(_standing(report))
 
 
 def _emptied(client: AdminClient, report: Any) -> Any:
-    """Waits until the device is empty, and returns the last report."""
+    """Waits until the device is empty, and returns the last report.
+
+    What keeps the drain from going on is said on standard error, once for each reason that is there at two looks in a row: bays that were
+    freed a moment ago are trimmed within seconds.
+    """
+    said = before = ""
     with LongWork("draining") as progress:
         while report.segments_used:
             progress.text = f"{counted(report.segments_used, 'segment')} to move, {format_bytes(report.live_bytes)} live"
+            if report.why == before and report.why != said:
+                said = report.why
+                if said:
+                    click.echo(f"{_standing(report)}; the command goes on waiting", err=True)
+            before = report.why
             time.sleep(DRAIN_POLL_S)
             report = client.call("DrainDevice", timeout_s=SLOW_S, device=str(report.device.device), look=True)
     return report
+
+
+def _standing(report: Any) -> str:
+    """Returns why the drain of a device does not go on, in words."""
+    return f"{counted(report.segments_standing, 'segment')} cannot leave device {report.device.device} now: {report.why}"
 
 
 @device.command()

@@ -63,17 +63,14 @@ class PoolCatalog:
         self, heal_bytes_per_s: int | None = None, lost_after_ms: int | None = None, reserve_percent: int | None = None
     ) -> None:
         """Says how the pool heals; what is None stays as it is.  Raises Refused, ConfigError."""
-        pool = self.look()[0]
-        command = SetPool(
-            POOL, pool.heal_bytes_per_s if heal_bytes_per_s is None else heal_bytes_per_s,
-            pool.lost_after_ms if lost_after_ms is None else lost_after_ms,
-            pool.reserve_percent if reserve_percent is None else reserve_percent,
-        )  # fmt: skip
+        self.require_level()
         try:
-            self._catalog.propose(command)
+            self._catalog.propose(SetPool(POOL, heal_bytes_per_s, lost_after_ms, reserve_percent))
         except FsError as err:
             if err.errno == errno.EINVAL:
                 raise ConfigError(str(err)) from err
+            if err.errno == errno.ENOENT:
+                raise Refused(NO_DEVICE) from err
             raise
 
     def want(self, text: str) -> Redundancy:

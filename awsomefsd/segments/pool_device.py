@@ -5,7 +5,8 @@
 A device that cannot be attached says why, in its state and once in the log, and is tried again after a pause that doubles; at once when its
 path has changed.  A descriptor stays with its device whatever becomes of the path.  After an I/O that failed the superblock is read by it:
 if the disk behind it is gone, or is not that device any more, the device is given up, which closes its bays for ever, and attached anew.
-So is one that the leader has called lost while this node was cut off: its bays count again when it is attached.
+So is one that the leader has called lost while this node was cut off, since its bays count again when it is attached, and one that a
+recovery of the cluster has taken from its server.  Between looks this thread looks at doubted bays (io/pool/doubted_bays.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from awsomefsd.io.device.identified import require_identity
 from awsomefsd.io.device.superblock import Superblock
 from awsomefsd.io.pool.attach import attach
 from awsomefsd.io.pool.device_bays import DeviceBays
+from awsomefsd.io.pool.doubted_bays import DoubtedBays
 from awsomefsd.io.pool.gate import Gate
 from awsomefsd.io.pool.server import SegmentServer
 from awsomefsd.io.pool.server_state import ATTACHING, OK, DeviceState, WorkState
 from awsomefsd.node.metadata_access import MetadataAccess
+
+TAKEN_LOOKS = 2  # the first may have been asked for before the entry that made this the server
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class PoolDevice:
         self._ending = False
         self._bays: DeviceBays | None = None
         self._generation = 0
+        self._unserved = 0  # looks in a row that found a row without a server, while this one serves
         self._why = ATTACHING  # it is not served
         self._pause_ms = SEGMENT_ATTACH_PAUSE_MS
         self._thread = threading.Thread(target=self._run, name=f"device-{info.device}", daemon=True)
@@ -59,7 +64,8 @@ class PoolDevice:
         with self._lock:
             failed = self._bays is not None and isinstance(self._bays.device, Device) and self._bays.device.failed
             lost = self._bays is not None and info.lost
-            if info.path != self._info.path or failed or lost:
+            self._unserved = self._unserved + 1 if self._bays is not None and not info.server else 0
+            if info.path != self._info.path or failed or lost or self._unserved == TAKEN_LOOKS:
                 self._news = True
                 self._lock.notify_all()
             self._info = info
@@ -127,23 +133,31 @@ class PoolDevice:
         self._server.serve(bays)
         with self._lock:
             self._bays, self._generation, self._pause_ms = bays, found.generation, SEGMENT_ATTACH_PAUSE_MS
-        why = self._await_end(device)
+            self._unserved = 0
+        why = self._await_end(device, DoubtedBays(bays, self._node, found.generation, self._access.ask, self._access.propose))
         with self._lock:
             self._bays, self._why = None, why
         self._server.give_up(bays.number)
         device.close()
         log.info("given up", extra={"device": bays.number, "path": device.path, "reason": why})
 
-    def _await_end(self, device: Device) -> str:
-        """Returns why the device is given up."""
+    def _await_end(self, device: Device, doubted: DoubtedBays) -> str:
+        """Looks at the bays that are doubted, and returns why the device is given up."""
+        pause_s: float | None = 0.0  # None: nothing is left to look at
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._news or self._ending)
+                self._lock.wait_for(lambda: self._news or self._ending, pause_s)
                 if self._ending:
                     return "it is not this node's any more, or the segment server ends"
-                self._news, info = False, self._info
+                news, self._news, info = self._news, False, self._info
+                taken = self._unserved >= TAKEN_LOOKS
+            if not news:
+                pause_s = self._look(doubted)
+                continue
             if info.lost:
                 return "the cluster has called it lost"
+            if taken:
+                return "the cluster's state went back, and has nobody that serves it"
             if not device.failed:
                 continue
             try:
@@ -151,3 +165,11 @@ class PoolDevice:
             except (Error, OSError) as err:
                 return str(err)
             device.failed = False
+
+    def _look(self, doubted: DoubtedBays) -> float | None:
+        """Looks at some bays that are doubted; returns when to go on, None if that was all."""
+        try:
+            return 0.0 if doubted.look() else None
+        except Error as err:  # the leader, which is back soon
+            log.info("bays that are doubted wait: %s", err, extra={"device": self.number})
+            return SEGMENT_ATTACH_PAUSE_MS / 1_000

@@ -157,6 +157,25 @@ class PoolModel(RuleBasedStateMachine):
     def drain(self, device: int, draining: bool) -> None:
         self.drive.apply(c.DrainDevice(device, draining), **HOST)
 
+    @rule(devices=st.lists(st.integers(1, HOSTS + 1), max_size=3), taking=st.lists(st.integers(1, HOSTS + 1), max_size=3))
+    def drain_of_pool(self, devices: list[int], taking: list[int]) -> None:
+        """All or none, and only if what was looked at before still holds."""
+        state = self.drive.machine.state
+        before = {one.device: one.draining for one in state.devices()}
+        lost = [one.device for one in state.devices() if one.device in devices and one.lost]
+        going = [one for one in devices if one not in lost]
+        takes = {one.device for one in state.devices() if not (one.absent or one.lost or one.draining or one.removed)}
+        others = [one.device for one in state.devices() if one.draining and not (one.lost or one.removed or one.device in devices)]
+        reply = self.drive.apply(c.DrainPoolDevices(1, going, lost, taking, []), **HOST)
+        after = {one.device: one.draining for one in self.drive.machine.state.devices()}
+        if isinstance(reply, m.Failed):
+            assert after == before, "some are drained, and others are not"
+        else:
+            assert all(after[one] for one in devices)
+            begun = [one for one in devices if not before[one]]
+            assert not begun or takes.issuperset(taking), "a device was to take mirrors that takes none"
+            assert not begun or not going or not others, "another device is emptied too, and nobody has looked at both"
+
     @rule(count=st.integers(1, 4))
     def walk(self, count: int) -> None:
         self.drive.ok(c.NeedSegments(count), **HOST)

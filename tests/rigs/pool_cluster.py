@@ -197,6 +197,20 @@ class PoolCluster:
         self.service.stop()
         self.service = None
 
+    def copy_state(self) -> Path:
+        """Keeps the metadata as it is now; returns where."""
+        self.abdicate()
+        kept = Path(shutil.copytree(self.folder / "leader" / "meta", self.folder / f"kept-{time.monotonic_ns()}"))
+        self.lead()
+        return kept
+
+    def put_state_back(self, kept: Path) -> None:
+        """The leader goes on from a state that was kept."""
+        self.abdicate()
+        shutil.rmtree(self.folder / "leader" / "meta")
+        shutil.copytree(kept, self.folder / "leader" / "meta")
+        self.lead()
+
     def _query(self, body: Any) -> Any:
         assert self.service is not None
         return self.service.query(body)

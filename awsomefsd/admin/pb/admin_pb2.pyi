@@ -291,7 +291,7 @@ class SetPoolRequest(_message.Message):
     def __init__(self, heal_bytes_per_s: _Optional[int] = ..., lost_after_ms: _Optional[int] = ..., reserve_percent: _Optional[int] = ...) -> None: ...
 
 class PoolStatus(_message.Message):
-    __slots__ = ("segment_bytes", "raw_bytes", "raw_free_bytes", "stale_bytes", "reserved_bytes", "total_bytes", "free_bytes", "promised_bytes", "policies", "lacks", "lost_segments", "lacking_since_ms", "walks", "counted_ms_ago", "healing", "hosts", "heal_bytes_per_s", "lost_after_ms", "reserve_percent")
+    __slots__ = ("segment_bytes", "raw_bytes", "raw_free_bytes", "stale_bytes", "reserved_bytes", "total_bytes", "free_bytes", "promised_bytes", "policies", "lacks", "lost_segments", "lacking_since_ms", "walks", "counted_ms_ago", "healing", "hosts", "heal_bytes_per_s", "lost_after_ms", "reserve_percent", "standing")
     SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
     RAW_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +311,7 @@ class PoolStatus(_message.Message):
     HEAL_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     LOST_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     RESERVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
     segment_bytes: int
     raw_bytes: int
     raw_free_bytes: int
@@ -330,7 +331,24 @@ class PoolStatus(_message.Message):
     heal_bytes_per_s: int
     lost_after_ms: int
     reserve_percent: int
-    def __init__(self, segment_bytes: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., raw_free_bytes: _Optional[int] = ..., stale_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., promised_bytes: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[PoolPolicy, _Mapping]]] = ..., lacks: _Optional[_Iterable[_Union[PoolLack, _Mapping]]] = ..., lost_segments: _Optional[int] = ..., lacking_since_ms: _Optional[int] = ..., walks: _Optional[int] = ..., counted_ms_ago: _Optional[int] = ..., healing: _Optional[_Union[PoolHealing, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[PoolHost, _Mapping]]] = ..., heal_bytes_per_s: _Optional[int] = ..., lost_after_ms: _Optional[int] = ..., reserve_percent: _Optional[int] = ...) -> None: ...
+    standing: _containers.RepeatedCompositeFieldContainer[PoolStandingDrain]
+    def __init__(self, segment_bytes: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., raw_free_bytes: _Optional[int] = ..., stale_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., promised_bytes: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[PoolPolicy, _Mapping]]] = ..., lacks: _Optional[_Iterable[_Union[PoolLack, _Mapping]]] = ..., lost_segments: _Optional[int] = ..., lacking_since_ms: _Optional[int] = ..., walks: _Optional[int] = ..., counted_ms_ago: _Optional[int] = ..., healing: _Optional[_Union[PoolHealing, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[PoolHost, _Mapping]]] = ..., heal_bytes_per_s: _Optional[int] = ..., lost_after_ms: _Optional[int] = ..., reserve_percent: _Optional[int] = ..., standing: _Optional[_Iterable[_Union[PoolStandingDrain, _Mapping]]] = ...) -> None: ...
+
+class PoolStandingDrain(_message.Message):
+    __slots__ = ("device", "node", "segments", "bytes", "since_ms", "why")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    node: str
+    segments: int
+    bytes: int
+    since_ms: int
+    why: str
+    def __init__(self, device: _Optional[int] = ..., node: _Optional[str] = ..., segments: _Optional[int] = ..., bytes: _Optional[int] = ..., since_ms: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
 
 class PoolPolicy(_message.Message):
     __slots__ = ("redundancy", "volumes", "total_bytes", "free_bytes", "copies", "min_copies", "domains")
@@ -427,14 +445,18 @@ class DrainDeviceRequest(_message.Message):
     def __init__(self, device: _Optional[str] = ..., undo: _Optional[bool] = ..., look: _Optional[bool] = ...) -> None: ...
 
 class DrainDeviceReply(_message.Message):
-    __slots__ = ("device", "segments_used", "live_bytes")
+    __slots__ = ("device", "segments_used", "live_bytes", "segments_standing", "why")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_USED_FIELD_NUMBER: _ClassVar[int]
     LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_STANDING_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
     device: Device
     segments_used: int
     live_bytes: int
-    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., segments_used: _Optional[int] = ..., live_bytes: _Optional[int] = ...) -> None: ...
+    segments_standing: int
+    why: str
+    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., segments_used: _Optional[int] = ..., live_bytes: _Optional[int] = ..., segments_standing: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
 
 class RemoveDeviceRequest(_message.Message):
     __slots__ = ("device",)

@@ -90,6 +90,7 @@ def _print(found: Any, *, verbose: bool) -> None:
             *[("", f"{counted(one.segments, 'segment')} {one.what}, {format_bytes(one.bytes_at_most)} at most") for one in found.lacks],
             *([("lost", f"{counted(found.lost_segments, 'segment')}: nothing is left of them")] if found.lost_segments else []),
             *([("healing", _healing(found.healing))] if found.lacks else []),
+            *[("drain", _standing(one)) for one in found.standing],
             ("rules", _rules(found)),
         ]
     )
@@ -115,6 +116,12 @@ def _healing(healing: Any) -> str:
     if healing.asleep:
         words += f"; nothing can be done for {counted(healing.asleep, 'segment')}: {healing.why}"
     return words
+
+
+def _standing(one: Any) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since_ms / 1_000))
+    bays = f"{counted(one.segments, 'segment')} ({format_bytes(one.bytes)} of bays)"
+    return f"{bays} cannot leave device {one.device} of node {one.node} since {since}: {one.why}"
 
 
 def _print_policies(found: Any) -> None:

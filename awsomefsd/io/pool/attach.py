@@ -15,7 +15,8 @@ A crash between 5 and 6 leaves a generation above the log's, from which the next
 in between would leave a device that is refused for ever.
 
 Rows are asked for before the device is read, and only what counts in them is looked for; a bay that was freed meanwhile is passed over.
-Bays of the metadata's own segments hold no frames and are not looked at.
+Bays of the metadata's own segments hold no frames and are not looked at.  After a recovery the rows may be older than the device: then step
+4 is left out, and all bays are looked at while the device is served (doubted_bays.py).
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def attach(
 
 
 def newest_bays(device: int, ask: Ask) -> tuple[int, list[BayInfo]]:
-    """Returns the generation of a device as the log has it, and the bays in which something counts, the newest SEGMENT_NEWEST_BAYS.
+    """Returns the generation of a device as the log has it, and the bays in which something counts, the newest SEGMENT_NEWEST_BAYS; none
+    while some are doubted.
 
     Raises FsError(ENOENT) for what is no device of a pool, and Unavailable.
     """
@@ -94,13 +96,14 @@ def newest_bays(device: int, ask: Ask) -> tuple[int, list[BayInfo]]:
     first, generation = 0, 0
     while first >= 0:
         part = ask(GetBays(device, first, BAYS_PER_ANSWER_MAX))
-        counted = [(bay.entry, bay.index, bay) for bay in part.bays if _counts(bay)]
-        newest = heapq.nlargest(SEGMENT_NEWEST_BAYS, [*newest, *counted])
+        found = [(bay.entry, bay.index, bay) for bay in part.bays if counted(bay) and not part.doubted]
+        newest = heapq.nlargest(SEGMENT_NEWEST_BAYS, [*newest, *found])
         first, generation = part.next, part.generation
     return generation, [bay for _, _, bay in newest]
 
 
-def _counts(bay: BayInfo) -> bool:
+def counted(bay: BayInfo) -> bool:
+    """Returns whether something counts in a bay, as far as its row goes."""
     return bay.role == BAY_MIRROR and bay.durable > 0 and bay.state in (SEGMENT_LEASED, SEGMENT_SEALED)
 
 
@@ -109,7 +112,7 @@ def look_at_newest(device: BlockDevice, superblock: Superblock, newest: list[Bay
     buffer = aligned_buffer(TILE_BYTES_MAX)
     for bay in newest:
         start = superblock.first_segment_offset + bay.index * superblock.segment_bytes
-        why = _lacks(device, start, bay, _row(bay, ask), buffer)
+        why = _lacks(device, start, bay, row_of(bay, ask), buffer)
         if why:
             raise RolledBack(
                 f"{ROLLED_BACK}bay {bay.index} of {device.path} lacks what segment {bay.segment} had there up to {bay.durable} ({why});"
@@ -117,7 +120,7 @@ def look_at_newest(device: BlockDevice, superblock: Superblock, newest: list[Bay
             )
 
 
-def _row(bay: BayInfo, ask: Ask) -> SegmentInfo | None:
+def row_of(bay: BayInfo, ask: Ask) -> SegmentInfo | None:
     """Returns the row of a bay's segment; None if it was freed since."""
     try:
         info: SegmentInfo = ask(GetSegments([bay.segment])).segments[0]

@@ -59,9 +59,11 @@ _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.BaysTrimmed: {"bays": LISTED_PER_COMMAND_MAX},
     commands.CreateSnapshots: {"snapshots": VOLUMES_PER_SNAPSHOT_MAX},
     commands.BaysWrong: {"bays": LISTED_PER_COMMAND_MAX},
+    commands.BaysSeen: {"wrong": LISTED_PER_COMMAND_MAX},
+    commands.DrainPoolDevices: dict.fromkeys(("devices", "lost", "taking", "draining"), LISTED_PER_QUESTION_MAX),
     messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
     FlushVolumes: {"volumes": VOLUMES_PER_SNAPSHOT_MAX},
-    PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX},
+    PoolCensus: {"needs": LISTED_PER_COMMAND_MAX, "left_alone": LISTED_PER_QUESTION_MAX, "standing": LISTED_PER_COMMAND_MAX},
 }
 
 _Range = tuple[str, int, int]
@@ -159,7 +161,7 @@ def _check_node(value: NodeReport) -> None:
 
 
 def _check_census(value: PoolCensus) -> None:
-    _bound("ReportCensus", NODE_REPORT_TEXT_BYTES_MAX, [value.why])
+    _bound("ReportCensus", NODE_REPORT_TEXT_BYTES_MAX, [value.why, *(one.why for one in value.standing)])
 
 
 def _bound(what: str, most: int, texts: Iterable[str]) -> None:

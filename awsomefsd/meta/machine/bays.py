@@ -62,7 +62,7 @@ def get_bays(state: State, body: GetBays) -> Reply:
     found = [(keys.bay_place(key)[1], raw) for key, raw in islice(state.txn.scan(*span), count + 1)]
     told = [_told(state, device.device, index, rows.BAY.loads(raw)) for index, raw in found if index < end]
     behind = next((index for index, _ in found if index >= end), -1)
-    return Bays(told, device.generation, behind)
+    return Bays(told, device.generation, behind, device.doubted)
 
 
 def _told(state: State, device: int, index: int, row: rows.BayRow) -> BayInfo:
@@ -167,7 +167,7 @@ def wrong(state: State, entry: Entry, command: BaysWrong) -> Reply:
         bay = named(row, device.device, index) if row is not None else None
         if row is None or row.state != SEGMENT_SEALED or bay not in pools.complete(row):
             continue
-        if not any(one != bay and pools.is_there(state.device(one.device)) for one in pools.complete(row)):
+        if not any(one != bay for one in pools.seen(row, state.device)):
             continue
         assert bay is not None
         row.bays = [SegmentBay(one.device, one.index, 0, one.role) if one == bay else one for one in row.bays]
@@ -267,6 +267,7 @@ def plan_mirror(state: State, entry: Entry, command: PlanMirror) -> Reply:
         raise FsError(errno.EINVAL, f"segment {row.segment} cannot have another bay on device {device.device}")
     if any(bay.role == BAY_COPYING for bay in row.bays):
         raise FsError(errno.EEXIST, f"a copy of segment {row.segment} is under way")
+    _check_seen(state, row)
     _check_apart(state, row, device, command.replaces)
     index = next(iter(free_indexes(state, device, 1, command.safe_index)), None)
     if index is None:
@@ -279,8 +280,14 @@ def plan_mirror(state: State, entry: Entry, command: PlanMirror) -> Reply:
 
 
 def takes_bays(device: rows.DeviceRow) -> bool:
-    """Returns True for a device that takes new data: a segment server has attached it, and it is there."""
-    return bool(device.server) and pools.is_there(device) and not device.draining
+    """Returns True for a device that takes new data: a segment server has attached it, it is there, and none of its bays is doubted."""
+    return bool(device.server) and pools.is_there(device) and not device.draining and not device.doubted
+
+
+def _check_seen(state: State, row: rows.SegmentRow) -> None:
+    """Raises NotKept(EBUSY) while a mirror is doubted: a copy of it would count, and be a reason to give up one that is right."""
+    if pools.doubted(row, state.device):
+        raise NotKept(errno.EBUSY, f"mirrors of segment {row.segment} are looked at first: the cluster's state went back")
 
 
 def _check_apart(state: State, row: rows.SegmentRow, device: rows.DeviceRow, replaces: tuple[int, int]) -> None:
@@ -307,6 +314,7 @@ def mirror_made(state: State, entry: Entry, command: MirrorMade) -> Reply:
     device = state.device(command.device)
     if not pools.is_there(device):
         raise NotKept(errno.EBUSY, f"device {device.device} is not there")
+    _check_seen(state, row)
     _check_apart(state, row, device, command.replaces)
     mirror = SegmentBay(bay.device, bay.index, row.end, BAY_MIRROR)
     row.bays = [mirror if one == bay else one for one in row.bays]
@@ -319,7 +327,7 @@ def mirror_made(state: State, entry: Entry, command: MirrorMade) -> Reply:
 
 
 def drop_bays(state: State, entry: Entry, command: DropBays) -> Reply:
-    """Makes bays stale; never the last mirror that is complete and on a device that is there."""
+    """Makes bays stale; never the last mirror that is complete, on a device that is there, and not doubted."""
     _check_count(len(command.bays))
     wanted: dict[int, set[tuple[int, int]]] = {}
     for number, device, index in command.bays:
@@ -337,7 +345,7 @@ def _check_drop(state: State, number: int, places: set[tuple[int, int]]) -> tupl
     dropped = [bay for bay in row.bays if (bay.device, bay.index) in places]
     if len(dropped) != len(places):
         raise FsError(errno.ESTALE, f"segment {number} has other bays")
-    left = [bay for bay in pools.complete(row) if bay not in dropped and pools.is_there(state.device(bay.device))]
+    left = [bay for bay in pools.seen(row, state.device) if bay not in dropped]
     if not left and any(bay.role == BAY_MIRROR for bay in dropped):
         raise FsError(errno.EPERM, f"segment {number} would lose its last mirror that is complete and there")
     return row, dropped

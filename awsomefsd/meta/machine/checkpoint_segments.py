@@ -36,7 +36,7 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages import Done, NodeCheckpoint, Reply, SegmentsLeased
 from awsomefsd.meta.api.space import usable_bytes
-from awsomefsd.meta.machine import locality, nodes, sessions, stores
+from awsomefsd.meta.machine import doubt, locality, nodes, sessions, stores
 from awsomefsd.meta.machine.quota import device_bytes_available
 from awsomefsd.meta.machine.segments import describe, lowest_free, release_quarantine, take
 from awsomefsd.meta.state import keys, rows
@@ -228,6 +228,7 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
         state.drop(keys.checkpoint(owner.node))
     if command.node and state.acts_at(KeepForCheckpoint.since):  # nobody from before still writes
         _save(state, rows.CheckpointRow(command.node, [row.segment for row in kept(state)]))
+    doubt.begin(state)
     if command.node:
         locality.move_all(state, command.node)
         nodes.remove_others(state, entry, command.node)

@@ -4,6 +4,11 @@ Growing adds a run of segments (device_numbers.py) that were never leased.  On a
 to no writer, workers seal what they had leased there (they learn it when they next ask for the devices), and collection empties the rest.
 What was promised to writers must fit the other devices of its kind from that entry on, so a device is drained only where it does.
 
+Whether the mirrors of a pool's device find places elsewhere is too much to look at in an entry: it takes the rows of all segments.  So the
+node that asks looks at them, and DrainPoolDevices names what it went by: the devices that would take the mirrors, and those that are being
+emptied already.  The entry is refused where that has changed.  So of two drains that begin at once the later entry is looked at again, and
+with it the mirrors of the first.
+
 Removing needs a drained device without a single segment in use.  The row stays, marked `removed` and with no segments: numbers of devices
 and segments never come again, so nothing that was written there can be taken for anything else, and a check of the state sees no gap.
 The rows of its segments go a bounded number an entry; until the last is gone the command is repeated, and a state in between is whole.
@@ -18,7 +23,7 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.api.commands import DrainPoolDevices, Entry
 from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetAbsent, SetDeviceEra
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.space import usable_bytes
@@ -77,6 +82,44 @@ def drain(state: State, entry: Entry, command: DrainDevice) -> Reply:
     if device.pool:
         pools.begin_walk(state, entry, device=device.device)
     return Done()
+
+
+def drain_of_pool(state: State, entry: Entry, command: DrainPoolDevices) -> Reply:
+    """Begins to drain devices of a pool, all or none, if what was found of the pool before still holds."""
+    going = [bays.pool_device(state, number) for number in (*command.devices, *command.lost)]
+    if not going or len({one.device for one in going}) != len(going) or any(one.pool != command.pool for one in going):
+        raise FsError(errno.EINVAL, f"devices of pool {command.pool}, each once, are to be named")
+    begun = [one for one in going if not one.draining]
+    if not begun:
+        return Done()
+    _check_premises(state, command)
+    try:
+        for device in begun:
+            device.draining = True
+        for device in begun:
+            if not (device.absent or device.lost):  # nothing is promised of what is away
+                _check_rest(state, device)
+    except FsError:
+        for device in begun:
+            device.draining = False
+        raise
+    for device in begun:
+        state.save_device(device)
+        pools.begin_walk(state, entry, device=device.device)
+    return Done()
+
+
+def _check_premises(state: State, command: DrainPoolDevices) -> None:
+    """Raises FsError(ESTALE) unless the devices of a pool are as they were when places were looked for, or there are more places now."""
+    going = {*command.devices, *command.lost}
+    there = {one.device: one for one in state.devices() if one.pool == command.pool and not one.removed}
+    if gone := [number for number in command.taking if number in going or number not in there or not bays.takes_bays(there[number])]:
+        raise FsError(errno.ESTALE, f"device {gone[0]} takes no new data any more; look again where the mirrors can go")
+    emptied = {number for number, one in there.items() if one.draining and not one.lost and number not in going}
+    if command.devices and (others := emptied.difference(command.draining)):
+        raise FsError(errno.ESTALE, f"device {min(others)} is drained too by now; look again whether there is room for both")
+    if back := [number for number in command.lost if not there[number].lost]:
+        raise FsError(errno.ESTALE, f"device {back[0]} is back; look again where its mirrors can go")
 
 
 def set_absent(state: State, entry: Entry, command: SetAbsent) -> Reply:

@@ -65,7 +65,7 @@ def _device(state: State, row: rows.DeviceRow) -> PoolDeviceInfo:
     return PoolDeviceInfo(
         row.device, row.segments, row.segments_free, row.stale, row.home, row.host,
         home.labels.get("zone", "") if home is not None else "", row.device_class, row.server,
-        server.segments if server is not None else "", row.absent, row.lost, row.draining,
+        server.segments if server is not None else "", row.absent, row.lost, row.draining, row.doubted,
     )  # fmt: skip
 
 

@@ -77,14 +77,16 @@ def of_number(state: State, number: int) -> rows.PoolRow | None:
 
 
 def set_pool(state: State, entry: Entry, command: SetPool) -> Reply:
-    """Says how a pool heals, and what it keeps for that."""
+    """Says how a pool heals, and what it keeps for that; what is not given stays as it is."""
     pool = of_number(state, command.pool) if 0 < command.pool < 1 << 16 else None
     if pool is None:
         raise FsError(errno.ENOENT, f"there is no pool {command.pool}; add a device to it first")
-    if command.heal_bytes_per_s <= 0 or command.lost_after_ms <= 0 or not 0 <= command.reserve_percent <= _RESERVE_PERCENT_MAX:
+    rate = pool.heal_bytes_per_s if command.heal_bytes_per_s is None else command.heal_bytes_per_s
+    after_ms = pool.lost_after_ms if command.lost_after_ms is None else command.lost_after_ms
+    percent = pool.reserve_percent if command.reserve_percent is None else command.reserve_percent
+    if rate <= 0 or after_ms <= 0 or not 0 <= percent <= _RESERVE_PERCENT_MAX:
         raise FsError(errno.EINVAL, f"a pool heals at some rate, after some time, and keeps 0 to {_RESERVE_PERCENT_MAX} percent for that")
-    pool.heal_bytes_per_s, pool.lost_after_ms = command.heal_bytes_per_s, command.lost_after_ms
-    pool.reserve_percent = command.reserve_percent
+    pool.heal_bytes_per_s, pool.lost_after_ms, pool.reserve_percent = rate, after_ms, percent
     state.write(keys.pool(pool.pool), pool, rows.POOL)
     return Done()
 
@@ -170,11 +172,17 @@ def walks_of(state: State) -> list[tuple[bytes, rows.WalkRow]]:
 
 
 def begin_walk(state: State, entry: Entry, *, device: int = 0, volume: int = 0) -> None:
-    """Begins a walk over the bays of a device or the segments of a volume; one that is under way begins again."""
+    """Begins a walk over the bays of a device or the segments of a volume; one that is under way begins again.
+
+    Its key is the entry, or the next number where that entry, or the one before, has begun several.
+    """
     for key, row in walks_of(state):
         if (row.device, row.volume) == (device, volume):
             state.txn.delete(key)
-    state.write(keys.walk(entry.index), rows.WalkRow(WALK_DEVICE if device else WALK_POLICY, device, volume), rows.WALK)
+    number = entry.index
+    while state.txn.get(keys.walk(number)) is not None:
+        number += 1
+    state.write(keys.walk(number), rows.WalkRow(WALK_DEVICE if device else WALK_POLICY, device, volume), rows.WALK)
 
 
 def need_segments(state: State, entry: Entry, command: NeedSegments) -> Reply:

@@ -141,6 +141,7 @@ COMMANDS: dict[type, May] = {
     c.AttachDevice: May.NODE_SELF,
     c.BaysTrimmed: May.NODE_SELF,
     c.BaysWrong: May.NODE_SELF,
+    c.BaysSeen: May.NODE_SELF,
     c.SetSegmentServer: May.NODE_SELF,
     c.DescribeNode: May.SELF,
     c.ClaimVolume: May.SELF_OR_NODE,  # the driver of a node attaches for others
@@ -152,7 +153,7 @@ COMMANDS: dict[type, May] = {
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
             c.SetDeviceEra, c.AddPoolDevice, c.SetRedundancy, c.SetPool, c.AddStore, c.StoreReady, c.SetStore, c.DetachStore,
-            c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot,
+            c.SetMaintenance, c.CreateSnapshots, c.DeleteSnapshot, c.DrainPoolDevices,
             c.BeginEra,
         ),
         May.NODE,

@@ -32,6 +32,22 @@ def is_there(device: rows.DeviceRow) -> bool:
     return counts(device) and not device.absent
 
 
+def is_doubted(bay: SegmentBay, devices: Devices) -> bool:
+    """Returns True for a bay that counts, and of which nobody has seen yet that it still holds what this state says (doubt.py)."""
+    device = devices(bay.device)
+    return counts(device) and bay.index < device.doubted
+
+
+def doubted(row: rows.SegmentRow, devices: Devices) -> bool:
+    """Returns whether a mirror of a segment is doubted: then nothing is copied, and none is replaced."""
+    return any(bay.role == BAY_MIRROR and is_doubted(bay, devices) for bay in row.bays)
+
+
+def seen(row: rows.SegmentRow, devices: Devices) -> list[SegmentBay]:
+    """Returns the mirrors for whose sake others may be given up: complete, on a device that is there, and not doubted."""
+    return [bay for bay in complete(row) if is_there(devices(bay.device)) and not is_doubted(bay, devices)]
+
+
 def complete(row: rows.SegmentRow) -> list[SegmentBay]:
     """Returns the mirrors that hold all of the segment; of one that is being written, all."""
     mirrors = [bay for bay in row.bays if bay.role == BAY_MIRROR]

@@ -76,6 +76,7 @@ class DeviceRow(Row):
     generation: int = 0  # of the superblock, raised at each attach
     server: str = ""  # the node that has attached it; "": none since it was added
     stale: int = 0  # bays that hold nothing that counts, and are not free before they were trimmed
+    doubted: int = 0  # bays below this may hold something else than their rows say (meta/machine/doubt.py)
 
 
 class DeviceEraRow(Row):

@@ -1,12 +1,11 @@
 """The devices that a node has in the pool, when the node is drained, used again, removed, or under maintenance.
 
-As NodePools of cluster/pki/node_admin.py.  A drain of the node drains them all at once: mirrors find places that fail apart from all of
-them, or it is refused before anything has begun.  A node that is used again takes data on all of them again.
+As NodePools of cluster/pki/node_admin.py.  A drain of the node drains them all by one entry: mirrors find places that fail apart from all
+of them, or it is refused before anything has begun.  A node that is used again takes data on all of them again.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable
@@ -37,20 +36,12 @@ class PoolsOfNodes:
     def drain(self, node: str) -> None:
         """Begins to drain the devices of a node.  Raises Refused if that would never end: then none is drained that was not before."""
         own = self._of(node)
-        begun = [info for info in own if not info.draining]
-        if any(not info.lost for info in begun):
-            why = self._operations.leaving(own[0].pool, [info.device for info in own if not info.lost]).drain_refusal()
-            if why:
-                raise Refused(f"its devices of the pool cannot be emptied: {why}")
-        for at, info in enumerate(begun):
-            try:
-                self._catalog.propose(DrainDevice(info.device, True))
-            except FsError as err:
-                for other in begun[:at]:
-                    self._catalog.propose(DrainDevice(other.device, False))
-                if err.errno == errno.ENOSPC:
-                    raise Refused(f"its devices of the pool cannot be emptied: {err}") from err
-                raise
+        if all(info.draining for info in own):
+            return
+        try:
+            self._operations.drain(own[0].pool, [info.device for info in own])
+        except Refused as err:
+            raise Refused(f"its devices of the pool cannot be emptied: {err}") from err
 
     def use_again(self, node: str) -> None:
         """Ends the drains of a node's devices."""
@@ -65,13 +56,15 @@ class PoolsOfNodes:
         if not used:
             return ""
         leaving = self._operations.leaving(own[0].pool, [info.device for info in own])
-        if leaving.segments:
-            what = f"{leaving.counted()} with {format_bytes(leaving.live_bytes)} of {leaving.names(leaving.segments)}"
-            if loss := leaving.loss():
-                what += f", of them {loss} nowhere else"
-            moved = "are being moved away" if all(info.draining for info in own) else "have to be moved away (awsomefsd node drain)"
-            return f"its devices of the pool hold {what}, which {moved}"
-        return "bays of its devices of the pool are being trimmed, which takes seconds; run this again"
+        if not leaving.segments:
+            return f"of its devices of the pool, {leaving.rest('run this again')}"
+        what = f"{leaving.counted()} with {format_bytes(leaving.live_bytes)} of {leaving.names(leaving.segments)}"
+        if loss := leaving.loss():
+            what += f", of them {loss} nowhere else"
+        if not all(info.draining for info in own):
+            return f"its devices of the pool hold {what}, which have to be moved away (awsomefsd node drain)"
+        why = leaving.stays()
+        return f"its devices of the pool hold {what}, which {f'cannot all be moved away: {why}' if why else 'are being moved away'}"
 
     def remove(self, node: str) -> None:
         """Removes the devices of a node that is removed, as far as they are empty; others stay, and are lost in time.

@@ -42,11 +42,16 @@ _PAUSE_S = 0.25
 
 
 class DrainProgress(Struct, frozen=True):
-    """The progress of a drain.  `used`: segments that are not free; `live_bytes` in those that are collected."""
+    """The progress of a drain.  `used`: segments that are not free; `live_bytes` in those that are collected.
+
+    `standing`: segments of a device of a pool that cannot leave it now; why, of one of them.
+    """
 
     device: DeviceInfo
     used: int
     live_bytes: int
+    standing: int = 0
+    why: str = ""
 
 
 class DeviceOperations:
@@ -136,9 +141,10 @@ class DeviceOperations:
         Raises NotFound, and Refused if the others have no room.
         """
         info = self.find(which)
-        if not undo and not info.draining and info.pool:
-            self._pools.check_drain(info)
-        elif not undo and not info.draining:
+        if info.pool and not undo:
+            self._drain_of_pool(info)
+            return self.progress(info.uuid)
+        if not undo and not info.draining:
             self._check_room(info)
         try:
             self._catalog.propose(DrainDevice(info.device, not undo))
@@ -147,6 +153,14 @@ class DeviceOperations:
                 raise Refused(str(err)) from err
             raise
         return self.progress(info.uuid)
+
+    def _drain_of_pool(self, info: DeviceInfo) -> None:
+        if info.draining:
+            return
+        try:
+            self._pools.drain(info.pool, [info.device])
+        except Refused as err:
+            raise Refused(f"device {info.device} cannot be drained: {err}") from err
 
     def _check_room(self, info: DeviceInfo) -> None:
         others = [one for one in self._catalog.devices() if one.device != info.device and _takes_data(one) and _kind(one) == _kind(info)]
@@ -159,7 +173,11 @@ class DeviceOperations:
         """Returns how far a drain has come.  Reads all live segments of the cluster.  Raises NotFound."""
         info = self.find(which)
         if info.pool:
-            return DrainProgress(info, self._pools.used(info), self._pools.leaving(info.pool, [info.device]).live_bytes)
+            live = self._pools.leaving(info.pool, [info.device]).live_bytes
+            standing = self._pools.standing(info) if info.draining else None
+            if standing is not None:
+                return DrainProgress(info, self._pools.used(info), live, standing.segments, standing.why)
+            return DrainProgress(info, self._pools.used(info), live)
         return DrainProgress(info, info.segments - info.segments_free, self._live(info.device))
 
     def _live(self, device: int) -> int:

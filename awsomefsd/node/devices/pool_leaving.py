@@ -47,6 +47,16 @@ class Leaving:
         self.segments = [row for row in self._moving if self._is_own(row)]
         self._taking = [one for one in pool.devices if one.device not in self._leaving and takes_data(one)]
 
+    @property
+    def taking(self) -> list[int]:
+        """The devices that take what has to move."""
+        return [one.device for one in self._taking]
+
+    @property
+    def emptied(self) -> list[int]:
+        """The other devices that are drained, and of which something may have to move too."""
+        return [one.device for one in self._devices.values() if one.device not in self._leaving and one.draining and not one.lost]
+
     def _goes(self, bay: SegmentBay) -> bool:
         device = self._devices.get(bay.device)
         return bay.device in self._leaving or (device is not None and device.draining and not device.lost)
@@ -123,8 +133,22 @@ class Leaving:
 
     # --- removal ----------------------------------------------------------------------------------------------------------
     def only_here(self) -> list[SegmentInBays]:
-        """Returns the segments of which no other device that is not lost has all."""
-        return [row for row in self.segments if not any(self._is_elsewhere(bay) for bay in _complete(row))]
+        """Returns the segments of which these devices have all that is committed, and no other device that is not lost has."""
+        return [row for row in self._kept_nowhere_else() if any(bay.device in self._leaving for bay in _up_to_date(row))]
+
+    def _kept_nowhere_else(self) -> list[SegmentInBays]:
+        return [row for row in self.segments if not any(self._is_elsewhere(bay) for bay in _up_to_date(row))]
+
+    def _only_on_lost(self) -> str:
+        """Returns which segments only other devices have all of, which are lost, in words; "" if there are none."""
+        only = {row.segment for row in self.only_here()}
+        rows = [row for row in self._kept_nowhere_else() if row.segment not in only and _up_to_date(row)]
+        if not rows:
+            return ""
+        where = sorted({bay.device for row in rows for bay in _up_to_date(row)})
+        lost = f"device {where[0]}, which is" if len(where) == 1 else f"devices {', '.join(map(str, where))}, which are"
+        has = "has" if len(where) == 1 else "have"
+        return f"only {lost} lost, {has} all of {_counted(len(rows))} of {self.names(rows)}; bring that back"
 
     def _is_elsewhere(self, bay: SegmentBay) -> bool:
         device = self._devices.get(bay.device)
@@ -144,7 +168,36 @@ class Leaving:
         more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
         return f"volume{'s' if len(found) > 1 else ''} {', '.join(found[:_NAMES_SHOWN])}{more}"
 
-    def removal_refusal(self, device: PoolDeviceInfo, lost_after: str) -> tuple[str, bool]:
+    def stays(self) -> str:
+        """Returns why what is on these devices does not move away though they are drained, in words; "" if it does."""
+        away = [one for one in self._devices.values() if one.device in self._leaving and (one.absent or one.lost)]
+        if away and (loss := self.loss()):
+            return f"{loss} nowhere else; bring {'the device' if len(away) == 1 else 'the devices'} back"
+        return self._only_on_lost() or self._too_few_hosts() or self._no_place()
+
+    def rest(self, again: str) -> str:
+        """Returns what bays of these devices wait for that are not free, where no segment with data has one there, in words."""
+        devices = [one for one in self._devices.values() if one.device in self._leaving]
+        if used := sum(one.bays - one.free - one.stale for one in devices):
+            there = [one.device for one in devices if one.bays - one.free - one.stale]
+            return f"{_bays(used)} of {_named(there)} {_is(used)} leased to mounts, which leave them within seconds; {again}"
+        waiting = [one for one in devices if one.stale and not one.lost]
+        if away := [one for one in waiting if one.absent or not one.server]:
+            its, stale = "its" if len(away) == 1 else "their", sum(one.stale for one in away)
+            lost = "the device counts" if len(away) == 1 else "the devices count"
+            return (
+                f"{_bays(stale)} of {_named([one.device for one in away])} can be trimmed only by the segment server of {its} node, which "
+                f"is away; start it, or wait until {lost} as lost ({self._lost_after(away)})"
+            )
+        stale = sum(one.stale for one in waiting)
+        return f"{_bays(stale)} of {_named([one.device for one in waiting])} {_is(stale)} being trimmed, which takes seconds; {again}"
+
+    def _lost_after(self, away: Sequence[PoolDeviceInfo]) -> str:
+        they, their = ("it", "its") if len(away) == 1 else ("they", "their")
+        maintained = any(host == one.host for one in away for host, _until_ms in self._pool.maintenance)
+        return f"{self._pool.lost_after_ms // 1_000} s after {f'{their} maintenance has ended' if maintained else f'{they} went'}"
+
+    def removal_refusal(self, device: PoolDeviceInfo) -> tuple[str, bool]:
         """Returns why this device cannot be removed yet, with what to do, and whether data would be lost."""
         number = device.device
         if not device.draining:
@@ -152,20 +205,12 @@ class Leaving:
         if (device.lost or device.absent) and (loss := self.loss()):
             return f"device {number} is {_state(device)}, and {loss} nowhere else; bring the device back", True
         if self.segments:
-            why = self._too_few_hosts() or self._no_place()
+            why = self.stays()
             one = len(self.segments) == 1
             wait = f"to wait until {'it is' if one else 'they are'} moved: awsomefsd device drain {number} --wait"
             there = f"{_counted(len(self.segments))} of {self.names(self.segments)} {'lies' if one else 'lie'} on device {number}"
             return f"{there}; {why or wait}", True
-        used = device.bays - device.free - device.stale
-        if used:
-            return f"{_bays(used)} of device {number} {_is(used)} leased to mounts, which leave them within seconds; try again", False
-        if device.absent or not device.server:
-            return (
-                f"{_bays(device.stale)} of device {number} can be trimmed only by the segment server of its node, which is away; start it, "
-                f"or wait until the device counts as lost ({lost_after})", False,
-            )  # fmt: skip
-        return f"{_bays(device.stale)} of device {number} {_is(device.stale)} being trimmed, which takes seconds; try again", False
+        return self.rest("try again"), False
 
 
 class _Room:
@@ -212,9 +257,17 @@ def _is_of_class(device: PoolDeviceInfo, want: Redundancy) -> bool:
 
 def _complete(row: SegmentInBays) -> list[SegmentBay]:
     """Returns the mirrors that hold all of a segment; of one that is being written, all."""
-    mirrors = [bay for bay in row.bays if bay.role == BAY_MIRROR]
+    return [bay for bay in row.bays if bay.role == BAY_MIRROR] if row.state == SEGMENT_LEASED else _up_to_date(row)
+
+
+def _up_to_date(row: SegmentInBays) -> list[SegmentBay]:
+    """Returns the mirrors that hold all that is committed of a segment: while it is written, one that has failed is behind the others."""
     end = max(row.committed_bytes, row.footer_offset + row.footer_bytes)
-    return mirrors if row.state == SEGMENT_LEASED else [bay for bay in mirrors if bay.durable >= end]
+    return [bay for bay in row.bays if bay.role == BAY_MIRROR and bay.durable >= end]
+
+
+def _named(devices: Sequence[int]) -> str:
+    return f"device {devices[0]}" if len(devices) == 1 else f"devices {', '.join(map(str, devices))}"
 
 
 def _state(device: PoolDeviceInfo) -> str:

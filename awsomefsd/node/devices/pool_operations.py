@@ -18,9 +18,9 @@ from awsomefsd.base.types import DeviceInfo, SegmentInBays, bays_of
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import read_superblock, wipe_superblock
-from awsomefsd.meta.api.commands import RemoveDevice
+from awsomefsd.meta.api.commands import DrainPoolDevices, RemoveDevice
 from awsomefsd.meta.api.messages.nodes import ListNodes
-from awsomefsd.meta.api.messages.pools import GetPool, GetPoolVolumes, Pool, PoolDeviceInfo
+from awsomefsd.meta.api.messages.pools import GetPool, GetPoolVolumes, Pool, PoolDeviceInfo, StandingDrain
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 from awsomefsd.meta.machine.devices import ROWS_REMOVED_MAX
 from awsomefsd.node.catalog import Catalog
@@ -28,6 +28,7 @@ from awsomefsd.node.devices.pool_leaving import Leaving
 
 LEAVES_WAIT_S = 20.0  # for the segment server to give the device up: it looks every 2 s, and ends what is under way
 _PAUSE_S = 0.2
+_DRAIN_LOOKS_MAX = 5  # at what is in the pool, before a drain: another one may begin meanwhile
 _PAGE = 4_096
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,9 @@ class PoolOperations:
 
     def leaving(self, pool: int, devices: Iterable[int]) -> Leaving:
         """Returns what it means that these devices of a pool go.  Reads the rows of all live segments."""
-        found: Pool = self._ask(GetPool(pool))
+        return self._leaving(self._ask(GetPool(pool)), pool, devices)
+
+    def _leaving(self, found: Pool, pool: int, devices: Iterable[int]) -> Leaving:
         named = {row.node: row.name for row in self._ask(ListNodes()).nodes}
         return Leaving(found, devices, self._ask(GetPoolVolumes(pool)).volumes, self._segments(), named)
 
@@ -57,10 +60,37 @@ class PoolOperations:
             if not start:
                 return
 
-    def check_drain(self, info: DeviceInfo) -> None:
-        """Raises Refused if a drain of the device would never end.  One that is lost may always be drained: it does not come back then."""
-        if not info.lost and (why := self.leaving(info.pool, [info.device]).drain_refusal()):
-            raise Refused(f"device {info.device} cannot be drained: {why}")
+    def drain(self, pool: int, devices: Iterable[int]) -> None:
+        """Begins to drain devices of a pool, all or none.  Raises Refused, with the reason, if that would never end.
+
+        One that is lost may always be drained: it does not come back then.  The entry names what was looked at, and is refused where that
+        has changed meanwhile; then it is looked at again.
+        """
+        named, why = set(devices), ""
+        for _ in range(_DRAIN_LOOKS_MAX):
+            found: Pool = self._ask(GetPool(pool))  # before the segments: what changes while these are read is found by the entry
+            lost = [one.device for one in found.devices if one.device in named and one.lost]
+            going = sorted(named.difference(lost))
+            leaving = self._leaving(found, pool, going) if going else None
+            if leaving is not None and (why := leaving.drain_refusal()):
+                raise Refused(why)
+            try:
+                self._catalog.propose(
+                    DrainPoolDevices(pool, going, lost, leaving.taking if leaving else [], leaving.emptied if leaving else [])
+                )
+                return
+            except FsError as err:
+                if err.errno == errno.ENOSPC:
+                    raise Refused(str(err)) from err
+                if err.errno != errno.ESTALE:
+                    raise
+                why = str(err)
+        raise Refused(f"the devices of the pool change all the time ({why}); run the command again")
+
+    def standing(self, info: DeviceInfo) -> StandingDrain | None:
+        """Returns what keeps the drain of a device from going on, by the last look of the daemon that leads; None if nothing does."""
+        census = self._told(info)[0].census
+        return next((one for one in census.standing if one.device == info.device), None) if census is not None else None
 
     def used(self, info: DeviceInfo) -> int:
         """Returns how many bays of a device have to become free before it can be removed."""
@@ -96,8 +126,8 @@ class PoolOperations:
         return f"device {info.device} is removed, {self.wipe(info.path, info.uuid, info.era)}"
 
     def _refusal(self, info: DeviceInfo) -> Refused:
-        pool, device = self._told(info)
-        why, loses = self.leaving(info.pool, [info.device]).removal_refusal(device, f"{pool.lost_after_ms // 1_000} s after it went")
+        device = self._told(info)[1]
+        why, loses = self.leaving(info.pool, [info.device]).removal_refusal(device)
         return WouldLoseData(why) if loses else Refused(why)
 
     def wipe(self, path: str, uuid: str, era: int) -> str:

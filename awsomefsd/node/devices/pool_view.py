@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from awsomefsd.base.types import SPREAD_DEVICE, Redundancy
 from awsomefsd.config.redundancy import redundancy_text
-from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, PoolVolumes
+from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, PoolVolumes, StandingDrain
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine.spread import kept_for_repair, placeable
 from awsomefsd.meta.state.pools import POLICY
@@ -138,6 +138,12 @@ class PoolView(Struct, frozen=True):
         counted = census.needs if census is not None else []
         return [(priority, LACKS[priority], count) for priority, count in enumerate(counted[: len(LACKS)]) if count]
 
+    def standing(self) -> list[tuple[PoolDeviceInfo, StandingDrain]]:
+        """Returns the drains that do not go on, with their devices; none that has been taken back since they were looked at."""
+        drained = {one.device: one for one in self.pool.devices if one.draining and not one.lost}
+        census = self.pool.census
+        return [(drained[one.device], one) for one in (census.standing if census is not None else []) if one.device in drained]
+
     def left_bytes(self) -> int:
         """Returns the most that has still to be copied: a whole segment for each that lacks a mirror or has to move."""
         return self.pool.segment_bytes * sum(count for priority, _, count in self.lacks() if priority != POLICY)
@@ -151,12 +157,14 @@ class PoolView(Struct, frozen=True):
 
 
 def takes_data(device: PoolDeviceInfo) -> bool:
-    return bool(device.server) and not (device.absent or device.lost or device.draining)
+    return bool(device.server) and not (device.absent or device.lost or device.draining or device.doubted)
 
 
 def state_of(device: PoolDeviceInfo) -> str:
     """Returns the state of a device in words."""
-    where = "lost" if device.lost else "absent" if device.absent else "ok" if device.server else "not attached"
+    where = "lost" if device.lost else "absent" if device.absent else "not attached" if not device.server else "ok"
+    if where == "ok" and device.doubted:
+        where = f"{device.doubted} bays to be looked at"
     return f"{where}, draining" if device.draining and where != "ok" else "draining" if device.draining else where
 
 

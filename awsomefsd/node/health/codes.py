@@ -214,7 +214,7 @@ _TABLE = (
     Code(
         "DEVICE_ABSENT",
         ERROR,
-        "no node sees a device; nothing new is written there, files that lie there answer EIO; in a pool other mirrors serve them",
+        "no node sees a device; nothing new is written there, and files that lie nowhere else answer EIO",
         "connect it again, or start its node: it is used again without a command; `awsomefsd device show DEVICE` says what each node finds",
     ),
     Code(
@@ -296,6 +296,13 @@ _TABLE = (
         WARNING,
         "mirrors are missing in a pool, and none was made for ten minutes",
         "read the reason; add a device on another host, or bring back one that has the data",
+    ),
+    Code(
+        "DRAIN_STALLED",
+        WARNING,
+        "data on a drained device of a pool cannot move to other devices, so the drain does not end",
+        "read the reason; add a device on another host, bring back one that is away, or delete files; to end the drain: "
+        "`awsomefsd device drain DEVICE --undo`",
     ),
     Code(
         "POOL_CANNOT_HEAL",

@@ -17,6 +17,7 @@ from awsomefsd.node.health.codes import HealthFinding
 
 NEARLY_FULL_PERCENT = 90
 STALLED_MS = 600_000  # no copy was made for so long, and some are needed
+STANDING_MS = 30_000  # a drain does not go on for so long; bays that were freed are trimmed within seconds
 SLOW_MS = {"read": 500, "write": 500, "flush": 1_000}  # what one usually takes on a disk that holds others up
 _NAMES_SHOWN = 5
 
@@ -29,6 +30,7 @@ def of_pool(view: PoolView, voters: int, carriers: int) -> Iterator[HealthFindin
         yield from _of_policy(policy)
     if view.pool.census is not None:
         yield from _of_needs(view, view.pool.census)
+        yield from _of_drains(view, view.pool.census)
     if voters == 1 and len(view.hosts()) > 1:
         more = "" if carriers > 2 else "; with a third node, all three would"
         what = f"the pool is on {len(view.hosts())} hosts, and one node alone votes on the metadata{more}"
@@ -111,6 +113,17 @@ def _of_needs(view: PoolView, census: PoolCensus) -> Iterator[HealthFinding]:
     if census.idle_ms >= STALLED_MS and not census.copies and last + fewer > 0:
         why = f": {census.why}" if census.why else ""
         yield HealthFinding("HEAL_STALLED", f"mirrors are missing, and none was made for {census.idle_ms // 60_000} min{why}")
+
+
+def _of_drains(view: PoolView, census: PoolCensus) -> Iterator[HealthFinding]:
+    if census.copies:
+        return  # when these have ended, more may be possible
+    for device, one in view.standing():
+        if view.now_ms - one.since_ms >= STANDING_MS:
+            where, bays = f"device {one.device} of node {view.name(device.home)}", format_bytes(one.segments * view.pool.segment_bytes)
+            fix = "add a device on another host, bring back one that is away, or delete files; to end the drain: awsomefsd device drain"
+            what = f"{where} is drained, and {_counted(one.segments)} there ({bays} of bays) cannot move: {one.why}"
+            yield HealthFinding("DRAIN_STALLED", what, f"{fix} {one.device} --undo")
 
 
 def _counted(count: int) -> str:

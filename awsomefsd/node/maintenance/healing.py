@@ -18,7 +18,6 @@ from typing import Any
 
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.limits import NEEDS_PAGES_MAX, NEEDS_PER_ANSWER_MAX, NS_PER_MS
-from awsomefsd.base.types import SEGMENT_SEALED
 from awsomefsd.io.pool.remote_errors import BayLost, NobodyLeads
 from awsomefsd.io.pool.remote_server import RemoteServer, answer_by
 from awsomefsd.io.transport.messages import Copied, CopyOrder, CopySource, dumps, loads
@@ -27,8 +26,7 @@ from awsomefsd.meta.api.commands import DropBays, MirrorMade, NeedSegments, Plan
 from awsomefsd.meta.api.commands.pools import DEVICE_LOST
 from awsomefsd.meta.api.messages.pools import GetNeeds, NeedsFound, Pool, PoolCensus, PoolDeviceInfo
 from awsomefsd.meta.client.endpoints import endpoint_of
-from awsomefsd.meta.state.pools import DRAIN, FEWER
-from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate
+from awsomefsd.node.maintenance.healing_memory import Absences, CopyFailures, CopyRate, SleepingNeeds
 from awsomefsd.node.maintenance.healing_plan import COPIES_PER_HOST, Asleep, GiveUpBay, HealingPlan, KeepBay, Later, MirrorCopy
 
 WALK_STEPS = 8  # of 512 segments, between two looks at what is to be copied
@@ -54,8 +52,7 @@ class Healing:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[MirrorCopy, threading.Thread]] = {}  # by segment
         self._failures, self._absences, self._rate = CopyFailures(), Absences(), CopyRate()
-        self._asleep, self._why = 0, ""  # what lacks a mirror or has to move, and cannot; since a look at the front
-        self._needed = False  # something lacked a mirror at these looks
+        self._looked = SleepingNeeds()
         self._ending = threading.Event()  # of the copies that run now
         self._look_s = 0.0  # when needs are read next
         self._soon = False  # something was refused that will be possible in a moment
@@ -82,7 +79,7 @@ class Healing:
         self._ending = threading.Event()
         self._absences = Absences()
         with self._lock:  # what was needed then says nothing of the next time that this node leads
-            self._rate, self._asleep, self._why, self._needed = CopyRate(), 0, "", False
+            self._rate, self._looked = CopyRate(), SleepingNeeds()
 
     def join(self) -> None:
         """Waits until no copy has a thread any more."""
@@ -95,8 +92,8 @@ class Healing:
             now_ms = time.monotonic_ns() // NS_PER_MS
             alone = sorted(self._failures.left_alone(now_ms))
             return PoolCensus(
-                [], 0, 0, self._asleep, self._why, len(self._running), self._rate.bytes_per_s(now_ms),
-                self._rate.idle_ms(now_ms), alone,
+                [], 0, 0, self._looked.asleep, self._looked.why, len(self._running), self._rate.bytes_per_s(now_ms),
+                self._rate.idle_ms(now_ms), alone, self._looked.standing(),
             )  # fmt: skip
 
     # --- devices and walks ----------------------------------------------------------------------------------------------------
@@ -135,8 +132,7 @@ class Healing:
             left_alone = self._failures.left_alone(time.monotonic_ns() // NS_PER_MS)
             plan = HealingPlan(pool, running, left_alone, self._failures.failed(pool))
         (place, self._place), changed = (self._place, _FRONT), False
-        is_first = place == _FRONT
-        needed, asleep = False, list[str]()
+        looked = self._looked.next(goes_on=place != _FRONT)
         drops: list[GiveUpBay] = []
         for _ in range(NEEDS_PAGES_MAX):
             began = time.monotonic()
@@ -145,9 +141,7 @@ class Healing:
             self._look_s = time.monotonic() + LOOK_SHARE * looking_s
             for need in page.needs:
                 decided = plan.decide(need)
-                if need.priority <= DRAIN and need.state == SEGMENT_SEALED:
-                    needed = needed or need.priority <= FEWER
-                    asleep += [decided.why] if isinstance(decided, Asleep) else []
+                looked.note(need, decided, plan.drained(need))
                 if isinstance(decided, GiveUpBay):
                     drops.append(decided)
                 elif isinstance(decided, KeepBay):
@@ -164,11 +158,10 @@ class Healing:
                 break
         else:
             self._place, changed = place, True
+        looked.ended(place[0] < 0, time.time_ns() // NS_PER_MS)
         with self._lock:
-            self._asleep = len(asleep) + (0 if is_first else self._asleep)
-            self._why = next(iter(asleep), "" if is_first else self._why)
-            self._needed = needed or (self._needed and not is_first)
-            self._rate.needed(self._needed, time.monotonic_ns() // NS_PER_MS)
+            self._looked = looked
+            self._rate.needed(looked.needed, time.monotonic_ns() // NS_PER_MS)
         return self._drop(drops) or changed
 
     def _keep(self, plan: KeepBay) -> bool | None:

@@ -1,4 +1,4 @@
-"""The leader's daemon remembers which copies failed, and since when devices are absent.  Pure: times are handed in.
+"""The leader's daemon remembers which copies failed, what cannot be mended, and since when devices are absent.  Pure: times are handed in.
 
 None of it is in the log.  A leader that begins knows of no failures, and counts the absence of a device from when it saw it first: it
 tries too much, and says too late that a device is lost, never too early.
@@ -11,16 +11,19 @@ time has passed: a segment server that was away for a minute fails many copies, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
-from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo
-from awsomefsd.node.maintenance.healing_plan import MirrorCopy
+from awsomefsd.base.types import SEGMENT_SEALED
+from awsomefsd.meta.api.messages.pools import Pool, PoolDeviceInfo, SegmentNeed, StandingDrain
+from awsomefsd.meta.state.pools import DRAIN, FEWER
+from awsomefsd.node.maintenance.healing_plan import Asleep, Decision, MirrorCopy
 
 FAILURES_OF_DEVICE = 3
 FAILURES_AT_DEVICE = 3
 FAILURES_OF_SEGMENT = 6
 LEFT_ALONE_MS, LEFT_ALONE_MS_MAX = 600_000, 8 * 600_000
 RATE_MS = 20_000
+STANDING_TOLD_MAX = 32  # drains that do not go on, those of most segments first
 LOST_AFTER_TOGETHER_MS = 60_000  # where another host is absent too
 
 
@@ -75,6 +78,49 @@ class CopyFailures:
         tired = {segment for segment, count in by_segment.items() if count >= FAILURES_OF_SEGMENT}
         found = {place for place, count in self._failed.items() if count >= FAILURES_AT_DEVICE}
         return found | {(segment, device.device) for segment in tired for device in pool.devices}
+
+
+class SleepingNeeds:
+    """What looks at the needs have found: those for which nothing can be done, and the drains that do not go on for that.
+
+    A look at many needs takes several turns, of which each begins with what those before it have found.
+    """
+
+    def __init__(self) -> None:
+        self.needed = False  # something lacks a mirror
+        self.asleep, self.why = 0, ""
+        self._moving: dict[int, tuple[int, str]] = {}  # drained device → segments that cannot leave it, and why of one
+        self._since_ms: dict[int, int] = {}
+
+    def next(self, goes_on: bool) -> SleepingNeeds:
+        """Returns what the next turn begins with, which goes on with this look, or begins another one."""
+        made = SleepingNeeds()
+        made._since_ms = self._since_ms
+        if goes_on:
+            made.needed, made.asleep, made.why, made._moving = self.needed, self.asleep, self.why, dict(self._moving)
+        return made
+
+    def note(self, need: SegmentNeed, decided: Decision, drained: Iterable[int]) -> None:
+        """Counts a need.  `drained`: the devices that its segment has to leave."""
+        if need.priority > DRAIN or need.state != SEGMENT_SEALED:
+            return
+        self.needed = self.needed or need.priority <= FEWER
+        if isinstance(decided, Asleep):
+            self.asleep += 1
+            self.why = self.why or decided.why
+            for device in drained:
+                count, why = self._moving.get(device, (0, decided.why))
+                self._moving[device] = count + 1, why
+
+    def ended(self, whole: bool, now_ms: int) -> None:
+        """A turn has ended; `whole`: at the last need."""
+        found = {device: self._since_ms.get(device, now_ms) for device in self._moving}
+        self._since_ms = found if whole else {**self._since_ms, **found}
+
+    def standing(self) -> list[StandingDrain]:
+        """Returns the drains that do not go on, those of most segments first."""
+        order = sorted(self._moving.items(), key=lambda one: (-one[1][0], one[0]))
+        return [StandingDrain(device, count, self._since_ms[device], why) for device, (count, why) in order[:STANDING_TOLD_MAX]]
 
 
 class CopyRate:

@@ -119,6 +119,8 @@ class HealingPlan:
             return Later()
         if need.state != SEGMENT_SEALED:
             return Asleep("it is being written")
+        if any(bay.role == BAY_MIRROR and self._is_doubted(bay) for bay in need.bays):
+            return Asleep("the cluster's state went back, and its mirrors are looked at first")
         copying = next((bay for bay in need.bays if bay.role == BAY_COPYING), None)
         if copying is not None:
             return self._go_on(need, copying)
@@ -129,6 +131,10 @@ class HealingPlan:
             return GiveUpBay(need.segment, surplus.device, surplus.index)
         return self._begin(need, moves=True) if self._drained(need) else Asleep("mirrors on devices that are away are kept")
 
+    def drained(self, need: SegmentNeed) -> list[int]:
+        """Returns the devices that mirrors of a segment have to leave because they are drained."""
+        return [bay.device for bay in self._drained(need)]
+
     # --- what there is ------------------------------------------------------------------------------------------------------
     def _is_there(self, number: int) -> bool:
         device = self._devices.get(number)
@@ -137,6 +143,9 @@ class HealingPlan:
     def _counts(self, number: int) -> bool:
         device = self._devices.get(number)
         return device is not None and not device.lost
+
+    def _is_doubted(self, bay: SegmentBay) -> bool:
+        return self._counts(bay.device) and bay.index < self._devices[bay.device].doubted
 
     def _domain(self, need: SegmentNeed, number: int) -> str:
         return f"device {number}" if need.want.spread == SPREAD_DEVICE else self._devices[number].host
@@ -216,7 +225,7 @@ class HealingPlan:
     def _takes(self, need: SegmentNeed, number: int) -> bool:
         device = self._devices.get(number)
         return (
-            device is not None and self._is_there(number) and not device.draining and number not in self._left_alone
+            device is not None and self._is_there(number) and not (device.draining or device.doubted) and number not in self._left_alone
             and (need.segment, number) not in self._failed and need.want.device_class in ("", device.device_class)
         )  # fmt: skip
 

@@ -80,7 +80,7 @@ class PoolCounting:
         healing, count = self._healing(), self._whole
         census = PoolCensus(
             count.needs, count.lost, count.since_ms, healing.asleep, healing.why, healing.copies, healing.bytes_per_s, healing.idle_ms,
-            healing.left_alone,
+            healing.left_alone, healing.standing,
         )  # fmt: skip
         if census != self._told:
             self._ask(ReportCensus(self._node, census))

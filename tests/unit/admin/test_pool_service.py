@@ -15,7 +15,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.rule_levels import POOLS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.api.messages.pools import Pool, PoolCensus
+from awsomefsd.meta.api.messages.pools import Pool, PoolCensus, StandingDrain
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.pools import PoolCatalog
@@ -68,6 +68,16 @@ def test_a_pool_is_shown() -> None:
     assert (said.healing.seconds_left, said.counted_ms_ago, said.hosts[3].devices[0].left_alone) == (2, 300, True)
 
 
+def test_drains_that_do_not_go_on_are_shown_until_they_are_taken_back() -> None:
+    rig = Rig(PoolDrive(4, bays=16))
+    rig.drive.ok(c.DrainDevice(3, True), **HOST)
+    rig.census = PoolCensus([0, 0, 2, 0, 0], standing=[StandingDrain(3, 2, 5, "no room")])
+    [one] = rig.rpcs.GetPoolStatus(pb.GetPoolStatusRequest(), rig.context).standing
+    assert one == pb.PoolStandingDrain(device=3, node="n3", segments=2, bytes=2 * SEGMENT_BYTES, since_ms=5, why="no room")
+    rig.drive.ok(c.DrainDevice(3, False), **HOST)
+    assert not rig.rpcs.GetPoolStatus(pb.GetPoolStatusRequest(), rig.context).standing
+
+
 def test_what_is_set_is_set_and_the_rest_stays() -> None:
     rig = Rig(PoolDrive())
     said = rig.rpcs.SetPool(pb.SetPoolRequest(reserve_percent=0, lost_after_ms=5_000), rig.context)
@@ -83,6 +93,9 @@ def test_what_is_set_is_set_and_the_rest_stays() -> None:
 def test_without_a_pool_and_without_the_level_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(Drive(level=POOLS))
     rig.rpcs.GetPoolStatus(pb.GetPoolStatusRequest(), rig.context)
+    assert "no device is in a pool" in rig.refusal()
+    rig.context.reset_mock()
+    rig.rpcs.SetPool(pb.SetPoolRequest(reserve_percent=5), rig.context)
     assert "no device is in a pool" in rig.refusal()
     rig = Rig(PoolDrive())
     monkeypatch.setattr(levels, "highest", lambda: POOLS - 1)

@@ -90,6 +90,14 @@ def test_a_pool_that_nobody_has_counted(capsys: pytest.CaptureFixture[str]) -> N
     assert "not counted yet by the node that leads" in capsys.readouterr().out
 
 
+def test_a_drain_that_does_not_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    made = found()
+    made.standing.add(device=3, node="node-3", segments=2, bytes=128 * MIB, since_ms=1_700_000_000_000, why="no device has room")
+    pool._print(made, verbose=False)
+    said = capsys.readouterr().out
+    assert "2 segments (128 MiB of bays) cannot leave device 3 of node node-3 since 2023-11-" in said and "no device has room" in said
+
+
 def test_json_has_all(client: Client) -> None:
     said = json.loads(run("status", "-o", "json"))
     assert said["raw_bytes"] == 6_400 * MIB and said["hosts"][0]["devices"][0]["left_alone"] is True

@@ -15,8 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import ConfigError, Refused, Unavailable
-from awsomefsd.base.limits import BLOCK_BYTES
+from awsomefsd.base.limits import BLOCK_BYTES, MIB
 from awsomefsd.base.sockets import own_address
+from awsomefsd.base.types import Extent, SegmentInBays, SegmentProgress
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.superblock import write_superblock
 from awsomefsd.io.pool.attach import attach
@@ -25,12 +26,14 @@ from awsomefsd.io.pool.remote_errors import BayLost, NobodyLeads, NotServed, Ser
 from awsomefsd.io.pool.remote_server import RemoteServer
 from awsomefsd.io.pool.server_state import ask_state
 from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands.pools import DEVICE_LOST
 from awsomefsd.meta.api.messages import GetDevices
 from awsomefsd.segments import pool_device
 from awsomefsd.segments.config import hand_over, take_over
 from awsomefsd.segments.process import SegmentsProcess
-from tests.rigs.pool_cluster import CLIENT, LEADER, SEGMENT_BYTES, PoolCluster, PoolNode, block
+from tests.rigs.bay_content import content
+from tests.rigs.pool_cluster import CLIENT, LEADER, SEGMENT_BYTES, PoolClient, PoolCluster, PoolNode, block
 from tests.rigs.segment_servers import until
 
 
@@ -350,3 +353,53 @@ def test_questions_to_the_leader_end_when_the_process_does(cluster: PoolCluster,
         process.ask_no_more()
         process.look()
         assert "the segment server ends" in process.state().trouble
+
+
+# --- a recovery of the cluster ---------------------------------------------------------------------------------------------------
+def stored(client: PoolClient, cluster: PoolCluster, node: PoolNode, name: bytes) -> SegmentInBays:
+    """A sealed segment with a living file, written and committed as a mount does it."""
+    (segment,) = client.lease()
+    made = content(segment.segment, segment.segment, SEGMENT_BYTES, incarnation=segment.incarnation)
+    index = segment.bays[0].index
+    writer = client.device(node).open(index, segment.segment, segment.incarnation)
+    writer.append([memoryview(made.raw)])
+    end = writer.sync()
+    ino = client.propose(c.Create(cluster.volume, 1, name, 0o100644, 0, 0)).attr.ino
+    offset, header, length = made.frames[0]
+    extent = Extent(0, length, segment.segment, segment.incarnation, 1, offset, header, 0)
+    footer = made.extent.footer
+    step = SegmentProgress(segment.segment, segment.incarnation, footer, True, footer, end - footer, [(1, index, end)])
+    client.propose(c.Commit(cluster.volume, [c.InodeCommit(ino, 1, 1, length, 1, [extent])], 0, [step]))
+    return segment
+
+
+def test_a_server_that_lives_through_a_recovery_attaches_its_device_again_and_looks_at_its_bays(
+    cluster: PoolCluster, node: PoolNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The leader's state is put back to what it was before a bay was given to another segment."""
+    with node.serve() as process:
+        process.look()
+        until(node.is_served)
+        process.look()
+        client = cluster.client()
+        segments = [stored(client, cluster, node, b"file-%d" % number) for number in range(3)]
+        gone = segments[1].bays[0].index
+        kept = cluster.copy_state()
+        cluster.propose(c.Unlink(cluster.volume, 1, b"file-1"))
+        (bay,) = cluster.ask(m.GetBays(1, gone, 1)).bays
+        cluster.propose(c.BaysTrimmed(node.node, 1, [(gone, bay.segment, bay.entry)]))
+        with open(node.path, "r+b") as file:  # as the next segment of that bay is written
+            file.seek(MIB + gone * SEGMENT_BYTES)
+            file.write(content(900, 9, SEGMENT_BYTES, incarnation=900).raw)
+        client.close()
+        cluster.put_state_back(kept)
+        before = node.generation()
+        cluster.propose(c.Recover(1 << 40, "nobody"))
+        assert cluster.ask(m.GetBays(1, 0, 1)).doubted == 3
+        until(lambda: (process.look(), not cluster.ask(m.GetBays(1, 0, 1)).doubted)[1])
+        attached = node.generation()
+        assert attached > before
+        for _ in range(5):
+            process.look()
+        assert node.is_served() and node.generation() == attached, "and not again and again"
+        assert [record.bays for record in caplog.records if hasattr(record, "count_no_more")] == [[gone]]

@@ -86,8 +86,10 @@ from awsomefsd.meta.api.commands.nodes import (
 from awsomefsd.meta.api.commands.pools import (
     AddPoolDevice,
     AttachDevice,
+    BaysSeen,
     BaysTrimmed,
     BaysWrong,
+    DrainPoolDevices,
     DropBays,
     LeaseBays,
     MirrorMade,
@@ -139,6 +141,7 @@ __all__ = [
     "AnyCommand",
     "Apply",
     "AttachDevice",
+    "BaysSeen",
     "BaysTrimmed",
     "BaysWrong",
     "BeginEra",
@@ -159,6 +162,7 @@ __all__ = [
     "DescribeNode",
     "DetachStore",
     "DrainDevice",
+    "DrainPoolDevices",
     "Draw",
     "DropBays",
     "DropCa",
@@ -251,7 +255,7 @@ AnyCommand = Union[
     Apply, GrantInodes, SetNames,
     AddPoolDevice, AttachDevice, LeaseBays, PlanMirror, MirrorMade, DropBays, BaysTrimmed, SetDeviceState, NeedSegments, SetRedundancy,
     SetSegmentServer, SetPool, BaysWrong, AddStore, StoreReady, SetStore, DetachStore, SetMaintenance,
-    CreateSnapshots, DeleteSnapshot, OpenSnapshot,
+    CreateSnapshots, DeleteSnapshot, OpenSnapshot, DrainPoolDevices, BaysSeen,
     BeginEra,
 ]  # fmt: skip
 

@@ -22,7 +22,8 @@ class GrowDevice(Command, tag=130):
 class DrainDevice(Command, tag=131):
     """Nothing is leased there any more, and collection moves away what lives there; `draining` false takes that back.
 
-    ENOSPC if its kind of devices could not keep what is promised to writers without it.
+    ENOSPC if its kind of devices could not keep what is promised to writers without it.  Whether the mirrors of a device of a pool find
+    places elsewhere is not asked here: DrainPoolDevices begins drains there, and this one only where the node has been removed.
     """
 
     since: ClassVar[int] = LEVEL

@@ -137,12 +137,15 @@ class SetRedundancy(PoolCommand, tag=199):
 
 
 class SetPool(PoolCommand, tag=201):
-    """What holds for a pool: how many bytes a second healing copies to a device, when an absent device counts as lost, the reserve."""
+    """What holds for a pool: how many bytes a second healing copies to a device, when an absent device counts as lost, the reserve.
+
+    What is None stays as it is, so two that change different things at once do not undo each other.
+    """
 
     pool: int
-    heal_bytes_per_s: int
-    lost_after_ms: int
-    reserve_percent: int
+    heal_bytes_per_s: int | None = None
+    lost_after_ms: int | None = None
+    reserve_percent: int | None = None
 
 
 class SetMaintenance(PoolCommand, tag=203):
@@ -151,6 +154,36 @@ class SetMaintenance(PoolCommand, tag=203):
     pool: int
     host: str
     until_ms: int
+
+
+class DrainPoolDevices(PoolCommand, tag=204):
+    """Devices of a pool are drained, all of them or none, if what was found before about their mirrors still holds.
+
+    Whoever asks has looked at all segments, and found a place for each mirror that has to move: on the devices `taking`, while those of
+    `draining` are emptied too.  ESTALE if one of `taking` takes no data now, if another device is drained by now, or if one of `lost`
+    (to be drained too; its mirrors need no place) is back: then it has to be looked at again.  ENOSPC as DrainDevice, which ends a drain.
+    """
+
+    pool: int
+    devices: list[int]
+    lost: list[int]
+    taking: list[int]
+    draining: list[int]
+
+
+class BaysSeen(PoolCommand, tag=205):
+    """The server of a device, attached with `generation`, has looked at the bays from `first` up to those below `doubted`.
+
+    `wrong` (index, segment): mirrors that do not have the ends of what their rows say.  They count no more, where another mirror does; the
+    others are not doubted any more.  ESTALE unless `doubted` is as the row of the device has it.
+    """
+
+    node: str
+    device: int
+    generation: int
+    doubted: int
+    first: int
+    wrong: list[tuple[int, int]]
 
 
 class SetSegmentServer(PoolCommand, tag=200):

@@ -114,11 +114,15 @@ class BayInfo(Struct, array_like=True, gc=False):
 
 
 class Bays(Message, tag=183):
-    """`generation`: of the device, as it was last attached.  `next`: the index to go on with; -1: these are all."""
+    """`generation`: of the device, as it was last attached.  `next`: the index to go on with; -1: these are all.
+
+    `doubted`: bays of the device below this may hold something else than these rows say.
+    """
 
     bays: list[BayInfo]
     generation: int
     next: int
+    doubted: int = 0
 
 
 class BaysLeased(Message, tag=184):

@@ -43,11 +43,21 @@ class CountNeeds(Message, tag=193):
     segment: int
 
 
+class StandingDrain(Struct, array_like=True, gc=False, frozen=True):
+    """`segments` have a mirror on a drained device that cannot leave it: `why`, of one of them.  `since_ms`: wall time."""
+
+    device: int
+    segments: int
+    since_ms: int
+    why: str
+
+
 class PoolCensus(Struct, array_like=True, gc=False, frozen=True):
     """What the daemon of the leader has counted, and how it mends.  `needs`: segments by priority; `lost`: those of which nothing is left.
 
     `asleep`: segments for which nothing can be done before something changes, and `why` of one of them.  `copies` under way, with
-    `bytes_per_s`; `idle_ms`: for how long no copy was made while some are needed.  `left_alone`: devices that get no copies.
+    `bytes_per_s`; `idle_ms`: for how long no copy was made while some are needed.  `left_alone`: devices that get no copies.  `standing`:
+    drains that do not go on.
     """
 
     needs: list[int]
@@ -59,6 +69,7 @@ class PoolCensus(Struct, array_like=True, gc=False, frozen=True):
     bytes_per_s: int = 0
     idle_ms: int = 0
     left_alone: list[int] = []
+    standing: list[StandingDrain] = []
 
 
 class ReportCensus(Message, tag=195):
@@ -70,7 +81,10 @@ class ReportCensus(Message, tag=195):
 
 # --- replies ------------------------------------------------------------------------------------------------------------------
 class PoolDeviceInfo(Struct, array_like=True, gc=False, frozen=True):
-    """A device of a pool as the log has it.  `server`: the node that has attached it, which others reach at `address`."""
+    """A device of a pool as the log has it.  `server`: the node that has attached it, which others reach at `address`.
+
+    `doubted`: bays below this have still to be looked at, after the cluster's state went back.
+    """
 
     device: int
     bays: int
@@ -85,6 +99,7 @@ class PoolDeviceInfo(Struct, array_like=True, gc=False, frozen=True):
     absent: bool = False
     lost: bool = False
     draining: bool = False
+    doubted: int = 0
 
 
 class Pool(Message, tag=186):

@@ -113,7 +113,7 @@ UNTOUCHED = frozenset(
         c.SetNames, c.Apply, c.GrantInodes,
         c.AddPoolDevice, c.AttachDevice, c.LeaseBays, c.PlanMirror, c.MirrorMade, c.DropBays, c.BaysTrimmed, c.SetDeviceState,
         c.NeedSegments, c.SetRedundancy, c.SetSegmentServer, c.SetPool, c.BaysWrong,
-        c.AddStore, c.StoreReady, c.SetStore, c.DetachStore, c.SetMaintenance,
+        c.AddStore, c.StoreReady, c.SetStore, c.DetachStore, c.SetMaintenance, c.DrainPoolDevices, c.BaysSeen,
         c.CreateSnapshots, c.DeleteSnapshot, c.OpenSnapshot,
         c.BeginEra,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.identified import RecoveredDevice, WrongDevice
 from awsomefsd.io.device.superblock import Superblock, read_superblock, with_era, write_superblock
 from awsomefsd.io.pool import attach as module
+from awsomefsd.io.pool import doubted_bays
 from awsomefsd.io.pool.attach import RolledBack, attach, newest_bays
+from awsomefsd.io.pool.device_bays import DeviceBays
+from awsomefsd.io.pool.doubted_bays import DoubtedBays
+from awsomefsd.io.pool.gate import Gate
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.queries import answer
@@ -245,3 +250,59 @@ def test_a_device_that_cannot_be_read_is_no_rolled_back_one(rig: Rig, monkeypatc
 
     monkeypatch.setattr(Device, "pread_into", fails)
     rig.refused(OSError, "disk says no")
+
+
+# --- after a recovery of the cluster ---------------------------------------------------------------------------------------
+def looked(rig: Rig) -> tuple[list[tuple[int, int]], int]:
+    """What the server of the device says of its doubted bays; and in how many steps."""
+    said: list[tuple[int, int]] = []
+    device, found = rig.attach()
+    gate, changed = Gate(), threading.Condition()
+    bays = DeviceBays(DEVICE, device, MIB, SEGMENT_BYTES, BAYS, gate, changed)
+
+    def propose(command: c.BaysSeen) -> Any:
+        said.extend(command.wrong)
+        return rig.propose(command)  # type: ignore[arg-type]
+
+    doubted, steps = DoubtedBays(bays, "n2", found.generation, rig.ask, propose), 1
+    while doubted.look():
+        steps += 1
+    assert not rig.ask(m.GetBays(DEVICE, 0, 1)).doubted and not doubted.look()
+    device.close()
+    return said, steps
+
+
+@pytest.mark.parametrize("footer", [False, True])
+def test_a_device_that_is_newer_than_the_state_is_attached_and_its_bays_are_looked_at(
+    rig: Rig, footer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first bay was given to another segment since, the second was begun to be written, the third discarded; the rest is as it was."""
+    monkeypatch.setattr(doubted_bays, "LOOKED_AT_ONCE", 2)
+    rig.once()
+    stored = [rig.store(sealed=True, footer=footer, seed=number) for number in range(6)]
+    other = content(900, 9, SEGMENT_BYTES, footer=footer, incarnation=900)
+    index = [segment.bays[0].index for segment, _ in stored]
+    rig.put(index[0], other.raw)
+    rig.put(index[1], other.raw[: other.frames[1][0]])
+    rig.put(index[2], bytes(SEGMENT_BYTES))
+    rig.put(index[3], b"x", (stored[3][1].extent.footer or stored[3][1].extent.end - BLOCK_BYTES) + 40)
+    rig.refused(RolledBack)
+    rig.drive.ok(c.Recover(0, "nobody"), **HOST)
+    said, steps = looked(rig)
+    assert sorted(said) == sorted((index[number], stored[number][0].segment) for number in range(4)) and steps == 3
+    rig.drive.attach(1)
+    assert not rig.ask(m.GetBays(1, 0, 1)).doubted, "nothing was ever there"
+
+
+def test_of_a_device_that_is_given_up_meanwhile_nothing_is_said(rig: Rig) -> None:
+    rig.once()
+    rig.store(sealed=True)
+    rig.drive.ok(c.Recover(0, "nobody"), **HOST)
+    device, found = rig.attach()
+    bays = DeviceBays(DEVICE, device, MIB, SEGMENT_BYTES, BAYS, Gate(), threading.Condition())
+    bays.start()
+    bays.stop()
+    assert not DoubtedBays(bays, "n2", found.generation, rig.ask, rig.propose).look()
+    assert rig.ask(m.GetBays(DEVICE, 0, 1)).doubted
+    assert not DoubtedBays(bays, "n2", found.generation - 1, rig.ask, rig.propose).look(), "it was attached again"
+    device.close()

@@ -102,6 +102,17 @@ def test_a_pool_is_told_how_to_heal() -> None:
     sound(drive)
 
 
+def test_two_that_set_different_things_at_once_do_not_undo_each_other() -> None:
+    drive = PoolDrive()
+    for command in (c.SetPool(1, heal_bytes_per_s=1 << 20), c.SetPool(1, lost_after_ms=5_000), c.SetPool(1, reserve_percent=0)):
+        drive.ok(command, **HOST)
+    drive.ok(c.SetPool(1), **HOST)
+    pool = drive.ask(GetPool(1))
+    assert (pool.heal_bytes_per_s, pool.lost_after_ms, pool.reserve_percent) == (1 << 20, 5_000, 0)
+    for wrong in (c.SetPool(1, heal_bytes_per_s=0), c.SetPool(1, lost_after_ms=0), c.SetPool(1, reserve_percent=51)):
+        assert drive.errno(wrong, **HOST) == errno.EINVAL
+
+
 def test_the_volumes_of_a_pool_are_told_with_what_they_want_and_the_room_that_df_counts() -> None:
     drive = PoolDrive()
     drive.ok(c.CreateVolume("elsewhere", "uuid-2"), **HOST)

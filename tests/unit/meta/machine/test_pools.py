@@ -135,6 +135,83 @@ def test_a_drain_makes_needs_and_a_device_is_removed_when_all_its_bays_are_free(
     sound(drive)
 
 
+def draining(drive: PoolDrive) -> list[int]:
+    return [one.device for one in drive.machine.state.devices() if one.draining]
+
+
+def test_of_two_drains_that_begin_at_once_the_later_one_is_looked_at_again():
+    """Each alone finds places for all mirrors; both together do not."""
+    drive = PoolDrive(hosts=4)
+    sealed_segments(drive, 2)
+    drive.ok(c.DrainPoolDevices(1, [3], [], [1, 2, 4], []), **HOST)
+    assert drive.errno(c.DrainPoolDevices(1, [4], [], [1, 2, 3], []), **HOST) == errno.ESTALE, "device 3 takes nothing any more"
+    assert drive.errno(c.DrainPoolDevices(1, [4], [], [1, 2], []), **HOST) == errno.ESTALE, "what is on device 3 has to move too"
+    assert draining(drive) == [3]
+    drive.ok(c.DrainPoolDevices(1, [4], [], [1, 2], [3]), **HOST)
+    drive.ok(c.DrainDevice(3, False), **HOST)
+    drive.ok(c.DrainPoolDevices(1, [2], [], [1], [3, 4]), **HOST)
+    assert draining(drive) == [2, 4], "a drain that has ended meanwhile leaves more room"
+    drive.walk()
+    sound(drive)
+
+
+def test_devices_are_drained_together_and_a_walk_goes_over_each():
+    drive = PoolDrive(hosts=5)
+    numbers = [*sealed_segments(drive, 2), *sealed_segments(drive, 1, 1, 2, 4)]
+    drive.ok(c.DrainPoolDevices(1, [3, 4], [], [1, 2, 5], []), **HOST)
+    drive.ok(c.DrainPoolDevices(1, [5], [], [1, 2], [3, 4]), **HOST)
+    assert sorted(walk.device for _, walk in walks_of(drive.machine.state)) == [3, 4, 5], "each entry's walks have keys of their own"
+    drive.ok(c.DrainPoolDevices(1, [3, 4], [], [1, 2], []), **HOST)
+    assert len(walks_of(drive.machine.state)) == 3, "they are drained already"
+    drive.walk()
+    assert drive.needs() == dict.fromkeys(numbers, (pools.DRAIN, pools.NEED_DRAIN))
+    sound(drive)
+
+
+@pytest.mark.parametrize("state", [1, 2])
+def test_a_drain_that_counts_on_a_device_that_is_away_is_looked_at_again(state):
+    drive = PoolDrive(hosts=4)
+    drive.ok(c.SetDeviceState(4, state), **HOST)
+    assert drive.errno(c.DrainPoolDevices(1, [3], [], [1, 4], []), **HOST) == errno.ESTALE
+    assert drive.errno(c.DrainPoolDevices(1, [3], [], [1, 9], []), **HOST) == errno.ESTALE
+    drive.ok(c.DrainPoolDevices(1, [3], [], [1], []), **HOST)
+    drive.walk()
+    sound(drive)
+
+
+def test_what_was_lost_and_is_back_has_mirrors_that_need_places():
+    drive = PoolDrive(hosts=4)
+    drive.ok(c.SetDeviceState(3, 2), **HOST)
+    drive.ok(c.DrainDevice(4, True), **HOST)
+    drive.attach(3)
+    assert drive.errno(c.DrainPoolDevices(1, [], [3], [], []), **HOST) == errno.ESTALE
+    drive.ok(c.SetDeviceState(3, 2), **HOST)
+    drive.ok(c.DrainPoolDevices(1, [], [3], [], []), **HOST)
+    assert draining(drive) == [3, 4], "what is lost needs no place, whatever else is drained"
+    drive.walk()
+    sound(drive)
+
+
+def test_a_drain_without_room_for_promises_begins_on_no_device():
+    drive = PoolDrive(hosts=2, want=Redundancy(1, 1))
+    drive.add(3, "n1")
+    drive.open()
+    assert drive.ok(c.Reserve(drive.volume, 100 << 20, 100 << 20)).bytes == 100 << 20
+    assert drive.errno(c.DrainPoolDevices(1, [1, 3], [], [2], []), **HOST) == errno.ENOSPC
+    assert draining(drive) == [] and walks_of(drive.machine.state) == []
+    sound(drive)
+
+
+def test_a_drain_of_devices_that_are_not_there_is_refused():
+    drive = PoolDrive()
+    for devices, lost in (([], []), ([3, 3], []), ([3], [3])):
+        assert drive.errno(c.DrainPoolDevices(1, devices, lost, [], []), **HOST) == errno.EINVAL
+    assert drive.errno(c.DrainPoolDevices(2, [3], [], [1, 2], []), **HOST) == errno.EINVAL, "of another pool"
+    assert drive.errno(c.DrainPoolDevices(1, [1 << 40], [], [], []), **HOST) == errno.ENOENT
+    assert drive.errno(c.DrainPoolDevices(1, [3], [], [3, 1, 2], []), **HOST) == errno.ESTALE, "it would take its own"
+    assert draining(drive) == []
+
+
 def test_a_lost_device_is_removed_with_its_stale_bays_when_nothing_names_one_of_them():
     drive = PoolDrive(hosts=4)
     numbers = sealed_segments(drive, 3)

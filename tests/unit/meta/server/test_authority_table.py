@@ -52,13 +52,13 @@ COMMAND_ROWS = {
     "itself on the connection's mount": "OpenSession OpenShared OpenSnapshot",
     "own session, or role node": "EndSession ClearQuarantine",
     "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments AttachDevice BaysTrimmed SetSegmentServer"
-    " BaysWrong",
+    " BaysWrong BaysSeen",
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
     " SetDeviceEra AddPoolDevice SetRedundancy SetPool AddStore StoreReady SetStore DetachStore SetMaintenance"
-    " CreateSnapshots DeleteSnapshot"
+    " CreateSnapshots DeleteSnapshot DrainPoolDevices"
     " BeginEra",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments"
     " PlanMirror MirrorMade DropBays SetDeviceState NeedSegments",

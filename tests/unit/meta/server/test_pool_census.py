@@ -10,11 +10,11 @@ from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import NODE_REPORT_TEXT_BYTES_MAX
 from awsomefsd.meta.api import bounds
 from awsomefsd.meta.api.messages import Done
-from awsomefsd.meta.api.messages.pools import GetPool, PoolCensus, ReportCensus
+from awsomefsd.meta.api.messages.pools import GetPool, PoolCensus, ReportCensus, StandingDrain
 from tests.rigs.pool_cluster import LEADER, PoolCluster
 from tests.rigs.segment_servers import node_of
 
-CENSUS = PoolCensus([1, 2, 0, 0, 0], 1, 5, 3, "no room", 2, 1 << 20, 7, [4])
+CENSUS = PoolCensus([1, 2, 0, 0, 0], 1, 5, 3, "no room", 2, 1 << 20, 7, [4], [StandingDrain(3, 2, 5, "no room")])
 
 
 def test_a_census_is_shown_while_its_leader_leads(tmp_path: Path) -> None:
@@ -36,6 +36,8 @@ def test_a_census_is_shown_while_its_leader_leads(tmp_path: Path) -> None:
 def test_a_census_has_bounds() -> None:
     bounds.check(ReportCensus(LEADER, CENSUS))
     long = "x" * (NODE_REPORT_TEXT_BYTES_MAX + 1)
-    for wrong in (PoolCensus([1] * 10_000), PoolCensus([], left_alone=[1] * 10_000), PoolCensus([-1]), PoolCensus([], why=long)):
+    standing = [[StandingDrain(3, 2, 5, "")] * 10_000, [StandingDrain(-1, 2, 5, "")], [StandingDrain(3, 2, 5, long)]]
+    drains = [PoolCensus([], standing=one) for one in standing]
+    for wrong in (PoolCensus([1] * 10_000), PoolCensus([], left_alone=[1] * 10_000), PoolCensus([-1]), PoolCensus([], why=long), *drains):
         with pytest.raises(ProtocolError):
             bounds.check(ReportCensus(LEADER, wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,12 +26,15 @@ NOW_MS = START_NS // 1_000_000 + 1_000
 class Rig:
     def __init__(self, hosts: int = 4, want: Redundancy | None = None) -> None:
         self.drive = PoolDrive(hosts, want=want)
+        self.meanwhile: dict[type, Callable[[], object]] = {}  # what others do just before such a request is answered, once
         catalog = Catalog(self._call)
         self.pools = PoolsOfNodes(catalog, PoolOperations("cluster", self._call, catalog), lambda: NOW_MS)
 
     def _call(self, body: Any) -> Any:
         if isinstance(body, m.GetStatus):
             return m.Status({"level": self.drive.machine.level})
+        if meanwhile := self.meanwhile.pop(type(body), None):
+            meanwhile()
         self.drive.machine.flush()
         reply = self.drive.apply(body.command, **HOST) if isinstance(body, m.Propose) else self.drive.ask(body)
         if isinstance(reply, m.Failed):
@@ -89,7 +93,56 @@ def test_a_drain_that_would_never_end_begins_on_none_of_the_devices() -> None:
     assert rig.draining() == [3], "one of its devices may go, the other takes what lies there"
 
 
-def test_drains_that_have_begun_are_taken_back_where_one_is_refused() -> None:
+def test_of_two_nodes_that_are_drained_at_once_one_is_refused_where_there_is_no_room_for_both() -> None:
+    rig = Rig(hosts=4)
+    sealed_segments(rig.drive, 2)
+    rig.meanwhile[m.Propose] = lambda: rig.pools.drain("n3")
+    with pytest.raises(Refused, match="cannot move: every other host"):
+        rig.pools.drain("n2")
+    assert rig.draining() == [3]
+
+
+def test_a_drain_is_looked_at_again_where_the_devices_have_changed_and_goes_on() -> None:
+    rig = Rig(hosts=5)
+    sealed_segments(rig.drive, 2)
+    rig.meanwhile[m.Propose] = lambda: rig.drive.ok(c.SetDeviceState(4, 1), **HOST)
+    rig.pools.drain("n3")
+    assert rig.draining() == [3]
+
+
+def test_devices_that_change_all_the_time_end_a_drain() -> None:
+    rig = Rig(hosts=5)
+
+    def away() -> None:
+        rig.meanwhile[GetPool] = lambda: rig.drive.attach(4)
+        rig.drive.ok(c.SetDeviceState(4, 1), **HOST)
+        rig.meanwhile[m.Propose] = away
+
+    rig.meanwhile[m.Propose] = away
+    with pytest.raises(Refused, match=r"change all the time \(device 4 takes no new data"):
+        rig.pools.drain("n3")
+    assert rig.draining() == []
+
+
+def test_a_node_that_is_away_trims_nothing_in_seconds() -> None:
+    rig = Rig()
+    [number] = sealed_segments(rig.drive, 1)
+    rig.pools.drain("n3")
+    rig.drive.walk()
+    assert rig.pools.in_the_way("n3").endswith("which are being moved away")
+    rig.drive.ok(c.SetDeviceState(4, 1), **HOST)
+    assert "which cannot all be moved away: 1 segment (4.0 MiB) cannot move" in rig.pools.in_the_way("n3")
+    rig.drive.attach(4)
+    rig.drive.heal(number, 4, (3, 0))
+    assert "takes seconds" in rig.pools.in_the_way("n3")
+    rig.drive.ok(c.SetDeviceState(3, 1), **HOST)
+    said = rig.pools.in_the_way("n3")
+    assert "seconds" not in said and said.endswith("which is away; start it, or wait until the device counts as lost (600 s after it went)")
+    rig.pools.maintain("n3", 60_000)
+    assert rig.pools.in_the_way("n3").endswith("counts as lost (600 s after its maintenance has ended)")
+
+
+def test_a_node_whose_devices_cannot_all_be_drained_keeps_them_all() -> None:
     rig = Rig(hosts=2, want=Redundancy(1, 1))
     rig.drive.add(3, "n1")
     rig.drive.open()

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from awsomefsd.base.types import Redundancy
 from awsomefsd.io.pool.server_state import OK, DeviceState, WorkState
-from awsomefsd.meta.api.messages.pools import Pool, PoolCensus, PoolDeviceInfo, PoolVolume, PoolVolumes
+from awsomefsd.meta.api.messages.pools import Pool, PoolCensus, PoolDeviceInfo, PoolVolume, PoolVolumes, StandingDrain
 from awsomefsd.node.devices.pool_view import PoolView
-from awsomefsd.node.health.pool_rules import STALLED_MS, of_pool, of_served
+from awsomefsd.node.health.pool_rules import STALLED_MS, STANDING_MS, of_pool, of_served
 
 MIB = 1 << 20
 NOW_MS = 1_700_000_000_000
@@ -35,6 +35,13 @@ def view(
 
 LOST = device(4, absent=True, lost=True)
 AWAY = device(4, absent=True)
+DRAINED = (*FOUR[:3], device(4, draining=True))
+
+
+def standing(since_ms: int = STANDING_MS, copies: int = 0) -> PoolCensus:
+    return PoolCensus([0, 0, 3, 0, 0], copies=copies, standing=[StandingDrain(4, 3, NOW_MS - since_ms, "no room")])
+
+
 CASES = [
     ("DEVICE_LOST", view(*FOUR[:3], LOST), "device 4 of node node-4 counts as lost, with 40 MiB"),
     ("DEVICE_ABSENT", view(*FOUR[:3], AWAY), "device 4 of node node-4 is away, with 40 MiB"),
@@ -45,6 +52,7 @@ CASES = [
     ("POOL_AT_RISK", view(census=PoolCensus([3, 0, 0, 0, 0], lost=2)), "1 segment has one good mirror left"),
     ("POOL_DEGRADED", view(census=PoolCensus([0, 7, 0, 0, 0])), "7 segments have fewer mirrors"),
     ("HEAL_STALLED", view(census=PoolCensus([0, 7, 0, 0, 0], why="no device", idle_ms=STALLED_MS)), "none was made for 10 min: no device"),
+    ("DRAIN_STALLED", view(*DRAINED, census=standing()), "node-4 is drained, and 3 segments there (12 MiB of bays) cannot move: no"),
     ("POOL_CANNOT_HEAL", view(*(device(number, 10) for number in range(1, 5))), "if host h1 is lost, the others lack 252 MiB"),
     ("POOL_NEARLY_FULL", view(free=1_000), "1000 B left of 9.8 KiB"),
 ]
@@ -65,6 +73,19 @@ def test_a_pool_in_order_has_nothing_to_say() -> None:
     assert list(of_pool(view(census=None), 3, 4)) == [], "nobody has counted yet"
     working = PoolCensus([0, 7, 0, 0, 0], copies=1, idle_ms=STALLED_MS)
     assert [one.code for one in of_pool(view(census=working), 3, 4)] == ["POOL_DEGRADED"]
+
+
+def test_a_drain_stands_when_it_has_stood_for_some_time_and_was_not_taken_back() -> None:
+    def codes(*devices: PoolDeviceInfo, census: PoolCensus) -> set[str]:
+        return {one.code for one in of_pool(view(*devices, census=census), 3, 4)}
+
+    assert codes(*DRAINED, census=standing()) == {"DRAIN_STALLED"}
+    assert not codes(*DRAINED, census=standing(STANDING_MS - 1)), "bays that were freed are trimmed first"
+    assert not codes(*DRAINED, census=standing(copies=1)), "something is moving"
+    assert not codes(*FOUR, census=standing()), "it was taken back"
+    assert codes(*FOUR[:3], device(4, draining=True, lost=True), census=standing()) == {"DEVICE_LOST"}
+    [one] = [one for one in of_pool(view(*DRAINED, census=standing()), 3, 4) if one.code == "DRAIN_STALLED"]
+    assert one.remedy().endswith("awsomefsd device drain 4 --undo")
 
 
 def test_hosts_as_many_as_mirrors_are_not_told_that_one_more_would_be_better() -> None:

@@ -276,6 +276,22 @@ def test_what_was_needed_when_this_node_led_before_is_forgotten(monkeypatch: pyt
     assert (healing.census().idle_ms, healing.census().asleep) == (0, 1)
 
 
+def test_a_drain_that_finds_no_room_is_told_until_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing_module, "LOOK_SHARE", 0)
+    drained = PoolDeviceInfo(1, 9, 5, 0, "n1", "n1", server="n1", address="10.0.0.1:7442", draining=True)
+    full = PoolDeviceInfo(2, 9, 0, 0, "n2", "n2", server="n2", address="10.0.0.2:7442")
+    moving = SegmentNeed(
+        pools.DRAIN, pools.NEED_DRAIN, 0, 1, 1, SEGMENT_SEALED, 1 << 22, 4096, 0, 1, Redundancy(1, 1), [SegmentBay(1, 0, 4096, BAY_MIRROR)]
+    )  # fmt: skip
+    pool, proposed = Pool(1 << 22, 64 << 20, 600_000, 4, [], 0, [drained, full]), list[Any]()
+    healing = Healing(lambda _body: NeedsFound([moving], (-1, 0)), proposed.append, lambda _device: None)
+    healing.turn(pool)
+    [one] = healing.census().standing
+    assert (one.device, one.segments, one.why) == (1, 1, "no device has room for it that fails apart from the others")
+    healing.turn(replace(pool, devices=[drained, replace(full, free=9)]))
+    assert healing.census().standing == [] and [type(command) for command in proposed] == [c.PlanMirror]
+
+
 def need(priority: int, segment: int, device: int) -> SegmentNeed:
     bays = [SegmentBay(device, segment, 4096, BAY_MIRROR)]
     return SegmentNeed(priority, pools.NEED_SHORT, 0, segment, 1, SEGMENT_SEALED, 1 << 22, 4096, 0, 1, Redundancy(2, 1), bays, 0)

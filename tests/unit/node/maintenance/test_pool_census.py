@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from awsomefsd.meta.api.messages import Done
-from awsomefsd.meta.api.messages.pools import CountNeeds, NeedsCounted, PoolCensus, ReportCensus
+from awsomefsd.meta.api.messages.pools import CountNeeds, NeedsCounted, PoolCensus, ReportCensus, StandingDrain
 from awsomefsd.node.maintenance.healing_memory import RATE_MS, CopyRate
 from awsomefsd.node.maintenance.pool_census import LOOK_S, SHARE, PoolCounting
 
@@ -88,11 +88,12 @@ def test_what_is_told_once_is_not_told_again_and_copies_are_told_as_they_go_on()
     leader.healing = PoolCensus([], copies=1, bytes_per_s=1_000, left_alone=[3])
     leader.turn(10, 0.1)
     assert [(one.copies, one.left_alone) for one in leader.told] == [(0, []), (1, [3])]
-    leader.healing = PoolCensus([], copies=2)
+    standing = [StandingDrain(3, 1, 5, "no room")]
+    leader.healing = PoolCensus([], copies=2, standing=standing)
     leader.turn(10, 0.1)
     assert len(leader.told) == 2, "not more often than every two seconds"
     leader.turn(10, 2)
-    assert leader.told[-1].copies == 2 and leader.told[-1].needs == [1, 1, 0, 0, 0]
+    assert (leader.told[-1].copies, leader.told[-1].standing) == (2, standing) and leader.told[-1].needs == [1, 1, 0, 0, 0]
 
 
 def test_who_leads_anew_counts_anew() -> None:
