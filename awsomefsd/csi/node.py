@@ -162,6 +162,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if found is None or found.inline_node:
             return
         mount = self._volume_mounts.entry(found.volume)
+        if mount is None and found.block is not False:  # without it a device over a file there would not be found
+            mount = self._volume_mounts.entered(found.volume) if self._volume_mounts.comes_back(found.volume) else None
+            mount = mount or self._volume_mounts.entry(found.volume)  # it may have come back between the two questions
         if mount is not None:
             for name in blocks.of_file(block_file(found, mount)) if found.block is not False else ():
                 if published(name):

@@ -25,7 +25,7 @@ from awsomefsd.csi import blocks, kubelet_paths, rules
 from awsomefsd.csi.errors import CsiError, precondition
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper.mount_syscalls import MountEntry
-from awsomefsd.node.mounts import SERVING, Mounts, MountView
+from awsomefsd.node.mounts import DEAD, DETACHED, SERVING, Mounts, MountView
 
 BACK_S = 5.0
 
@@ -49,6 +49,11 @@ class VolumeMounts:
         view = self._mounts.of_volume(volume.volume)
         found = mount_syscalls.topmost(view.directory) if view is not None and view.state == SERVING else None
         return found if found is not None and found.fstype == mount_syscalls.FSTYPE else None
+
+    def comes_back(self, volume: VolumeInfo) -> bool:
+        """Returns True if the volume mount is not served, or not known to be, at this moment only: its worker is exchanged, say."""
+        view = self._mounts.of_volume(volume.volume)
+        return view is not None and view.state not in (SERVING, DEAD, DETACHED)
 
     def mounted(self, volume: VolumeInfo) -> MountEntry | None:
         """Returns the volume mount in the kernel's mount table, served or not; None if the volume is not mounted."""

@@ -37,6 +37,7 @@ READERS_MAX = 4
 ENTRIES_MAX = 16_384  # that wait for one reader
 ANSWER_BYTES_MAX = (1 << 14) - 1  # what the number of an ioctl can say
 TAKE = 2 << 30 | ANSWER_BYTES_MAX << 16 | ord("W") << 8 | 0x46  # _IOR('W', 0x46, char[ANSWER_BYTES_MAX])
+Caller = tuple[int, int]  # a thread, and its handle of the directory: all of another namespace are thread 0
 _HEAD_BYTES = 64  # of an answer without entries, generously
 _NAME_AT: dict[int, int] = {
     Opcode.LOOKUP: 0, Opcode.UNLINK: 0, Opcode.RMDIR: 0, Opcode.SYMLINK: 0,
@@ -82,7 +83,7 @@ class _Reader:
 
 
 class AccessLog:
-    """The readers of one mount, by the thread that asks.  Thread-safe; nothing blocks.  `readers` is empty while nobody asks.
+    """The readers of one mount, by who asks.  Thread-safe; nothing blocks.  `readers` is empty while nobody asks.
 
     `tells_root`: root may ask.  On a mount where root is somebody else, it may be root of a container, and nobody may.
     """
@@ -91,9 +92,9 @@ class AccessLog:
         self._tells_root = tells_root
         self._now_ns = now_ns
         self._lock = threading.Lock()
-        self.readers: dict[int, _Reader] = {}
+        self.readers: dict[Caller, _Reader] = {}
 
-    def take(self, caller: int) -> bytes:
+    def take(self, caller: Caller) -> bytes:
         """Returns what has ended since this caller's last call, as much as fits an answer.
 
         Raises FsError(EBUSY) for one caller too many.
@@ -129,15 +130,15 @@ class AccessLog:
                 else:
                     reader.lost += 1
 
-
     def answer(self, fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> bytes:
         """The handler of IOCTL.  The result of the call is the length of what it takes."""
-        _, flags, command, *_ = IOCTL_IN.unpack_from(body) if len(body) >= IOCTL_IN.size else (0, 0, 0)
+        handle, flags, command, *_ = IOCTL_IN.unpack_from(body) if len(body) >= IOCTL_IN.size else (0, 0, 0)
         if command != TAKE or not flags & IOCTL_DIR:
             raise FsError(errno.ENOTTY)
-        if ctx.uid != 0 or not self._tells_root:
+        # A container may be root, and have one directory of the mount: what others do elsewhere in it is not for it.
+        if nodeid != abi.ROOT_ID or ctx.uid != 0 or not self._tells_root:
             raise FsError(errno.EPERM)
-        taken = self.take(ctx.pid)
+        taken = self.take((ctx.pid, handle))
         return IOCTL_OUT.pack(len(taken), 0, 0, 0) + taken
 
 

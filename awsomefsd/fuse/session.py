@@ -436,11 +436,8 @@ class Session:
                 self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
             if ctx.given_up:  # the kernel took EINTR for the outcome: what it remembers from before may be wrong
                 promise = (0, 0)
-            row = self._latency_rows[opcode]
-            if row and not ctx.repeated:  # of a repeated one only the rest is known
-                self._latencies.count(row, monotonic_ns() - ctx.began_ns)
-            if self._watchers and not ctx.repeated and opcode != Opcode.IOCTL:
-                self._access_log.note(opcode, name, ctx, value, error)
+            if not ctx.repeated:  # of a repeated one only the rest is known
+                self._measured(opcode, name, ctx, value, error)
             if promise is not None:
                 self._delivered(promise, opcode, ctx, value)
         except Exception as err:
@@ -448,6 +445,16 @@ class Session:
             self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, getattr(err, "errno", None) or errno.EIO))
             held.free()
             self.settle(ctx.unique)
+
+    def _measured(self, opcode: int, name: bytes, ctx: Context, value: Any, error: Exception | None) -> None:
+        """Counts how long a request took, and notes it for who looks.  The memory of the request is freed: nothing may be raised."""
+        try:
+            if row := self._latency_rows[opcode]:
+                self._latencies.count(row, monotonic_ns() - ctx.began_ns)
+            if self._watchers and opcode != Opcode.IOCTL:
+                self._access_log.note(opcode, name, ctx, value, error)
+        except Exception:
+            log.exception("request %d was answered, and not counted", ctx.unique)
 
     def _delivered(self, promise: Promise, opcode: int, ctx: Context, value: Any) -> None:
         """This thread may have been stopped before it wrote the reply, however long."""

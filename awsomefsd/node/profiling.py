@@ -13,7 +13,8 @@ from awsomefsd.base.errors import Refused, Unavailable
 from awsomefsd.fuse.access_log import ANSWER_BYTES_MAX, TAKE, LoggedRequest, LogPage, decode_answer
 
 ASK_S = 0.2
-PLACES_MAX = 1 << 16  # kinds and places that are told apart
+PLACES_MAX = 1 << 16  # kinds and places that are told apart; inodes and processes that have a name
+GONE = "gone"  # a program whose process had ended
 Place = tuple[int, bytes]  # an inode, and a name in it if it is a directory whose entry was meant
 
 
@@ -53,7 +54,7 @@ class Profile:
                 self.lost += 1
                 return
             one = self.sums[key] = Sum()
-        if entry.found:
+        if entry.found and len(self.found) < PLACES_MAX:
             self.found[entry.found] = entry.ino, entry.name
         self.count += 1
         one.count += 1
@@ -63,7 +64,9 @@ class Profile:
         one.uids.add(entry.uid)
         program = self._programs.get(entry.pid)
         if program is None:
-            program = self._programs[entry.pid] = self._program_of(entry.pid)
+            program = self._program_of(entry.pid)
+            if len(self._programs) < PLACES_MAX:
+                self._programs[entry.pid] = program
         one.programs[program] = one.programs.get(program, 0) + 1
 
     def slowest(self, count: int) -> list[tuple[str, Place, Sum]]:
@@ -73,13 +76,13 @@ class Profile:
 
 
 def program_of(pid: int) -> str:
-    """Returns the name of a process or thread; "" for the kernel's own requests, "pid N" for one that is gone."""
+    """Returns the name of a process or thread; "" for the kernel's own requests, GONE for one that has ended."""
     if not pid:
         return ""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
-        return f"pid {pid}"
+        return GONE
 
 
 def ask(fd: int) -> LogPage:

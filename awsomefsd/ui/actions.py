@@ -75,7 +75,7 @@ ACTIONS: Mapping[str, PageAction] = MappingProxyType(
             "Collect now",
             "/devices",
             "This node copies the live data of sparse segments together, as long as that gives whole segments back. "
-            "It takes half of the time of the devices at most.",
+            "It takes half of the time of the devices at most. A collection that was stopped goes on again.",
             "Collection was started.",
             "Collect",
             lambda target: {"action": "start"},
@@ -102,6 +102,11 @@ ACTIONS: Mapping[str, PageAction] = MappingProxyType(
 Offer = Callable[..., Child]  # (name of an action, its target) → its button, None for who may only read
 
 
+def takes(name: str, target: str) -> bool:
+    """Returns whether that can be a target of the action, as the buttons have it: a device by its number, all else as people read it."""
+    return target.isprintable() and (not name.endswith("-device") or (target.isascii() and target.isdecimal()))
+
+
 def offer(name: str, target: str = "") -> Markup:
     """Returns the button of an action."""
     action = ACTIONS[name]
@@ -122,14 +127,14 @@ def question(name: str, target: str) -> Markup:
     return join([tag("h1", f"{action.button}?"), tag("p", action.asks.format(target)), tag("div", yes, back, class_="actions")])
 
 
-def outcome(name: str, target: str, trouble: str = "") -> Markup:
-    """Returns the page that says that it was done, or why not."""
+def outcome(name: str, target: str, trouble: str = "", heading: str = "Done") -> Markup:
+    """Returns the page that says that it was done, or what `trouble` there was."""
     action = ACTIONS[name]
     if trouble:
         said = tag("div", tag("p", trouble), role="alert", class_="finding error")
     else:
         said = tag("p", action.done.format(target), role="status")
-    return join([tag("h1", "Not done" if trouble else "Done"), said, tag("p", tag("a", "Back", href=action.page))])
+    return join([tag("h1", heading), said, tag("p", tag("a", "Back", href=action.page))])
 
 
 def _form(name: str, target: str, *last: Child) -> Markup:

@@ -110,19 +110,20 @@ class Site:
             return web.plain(403, "this session only reads; `awsomefsd ui --operator` prints an address that signs in for more")
         form = _fields(request)
         name, target = form.get("action", ""), form.get("target", "")
-        if name not in actions.ACTIONS:
+        if name not in actions.ACTIONS or not actions.takes(name, target):
             return web.plain(400, "there is no such action")
-        action, status, trouble = actions.ACTIONS[name], 200, ""
+        action, status, heading, trouble = actions.ACTIONS[name], 200, "Done", ""
         if form.get("sure") != "yes":
             return web.html(document(f"{action.button}?", actions.question(name, target), action.page, "", operator=True))
         try:
             self._act(action.rpc, action.fields(target))
         except Error as err:
-            status, trouble = 503 if isinstance(err, Unavailable) else 409, str(err)
+            status, heading = (503, "No answer") if isinstance(err, Unavailable) else (409, "Not done")
+            trouble = str(err)
         logger.info(
             "somebody has used the page", extra={"from": request.address, "action": name, "target": target, "trouble": trouble or "none"}
         )
-        made = document("Not done" if trouble else "Done", actions.outcome(name, target, trouble), action.page, "", operator=True)
+        made = document(heading, actions.outcome(name, target, trouble, heading), action.page, "", operator=True)
         return web.html(made, status)
 
     # --- signing in ----------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Background:
         failed = 0
         try:
             self._flush_all()
-        except (Error, TimeoutError) as err:
+        except Exception as err:  # whatever it is, somebody waits for the answer
             log.warning("what is held back could not be written for a snapshot: %s", err)
             failed = getattr(err, "errno", None) or errno.EIO
         with contextlib.suppress(Error):  # the session has ended; nobody waits for it any more

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 PLAN_S = 600.0
 REASONS = {
     "threshold": "too little of each is dead",
+    "later": "sparse too; what gives something comes in later rounds",
     "no gain": "what lives in them, packed, would free no segment",
     "open": "a writer still fills them",
     "quarantine": "a late write could reach them (`awsomefsd quarantine ls`)",
     "metadata": "the metadata's own",
     "unreadable": "have wrong bytes; the daemon's log names the files",
     "absent": "no node sees the device",
-    "elsewhere": "another node collects them",
+    "elsewhere": "another node collects them, or this one when ordered",
     "new": "sealed while this plan was made",
 }
 HOW = {
@@ -63,9 +64,7 @@ def _chosen(client: AdminClient, devices: list[Any], which: str) -> tuple[str, i
         if which in (str(one.device), one.uuid, one.path):
             return "", one.device
     known = ", ".join(f"{one.device} ({one.path or one.uuid})" for one in devices[:20]) or "none"
-    raise click.UsageError(
-        f"there is no volume or device {which!r} (volumes: {', '.join(volumes[:20]) or 'none'}; devices: {known})"
-    )
+    raise click.UsageError(f"there is no volume or device {which!r} (volumes: {', '.join(volumes[:20]) or 'none'}; devices: {known})")
 
 
 def _print(plan: Any, named: dict[int, str]) -> None:

@@ -16,6 +16,8 @@ from awsomefsd.cli.output import Seconds, counted, output_option, print_json, pr
 from awsomefsd.cli.waiting import LongWork
 from awsomefsd.node.profiling import Place, Profile, Sum, program_of, watch
 
+PATHS_AT_ONCE = 1_024  # of one call (admin/observe_service.py)
+
 SHOWN = 20
 SHOWN_MAX = 256
 
@@ -82,9 +84,11 @@ def _paths(client: Any, place: Any, inodes: set[int], found: Profile) -> dict[in
         while ino in found.found and (ino := found.found[ino][0]) not in wanted:
             wanted.add(ino)
     paths: dict[int, str] = {}
+    first = [*sorted(inodes), *sorted(wanted - inodes)]
     with suppress(Error):  # without a leader, or with a daemon of an earlier build, numbers stand for them
-        reply = client.call("GetPaths", volume=place.volume, inodes=sorted(wanted))
-        paths = {one.inode: one.path for one in reply.paths if one.path}
+        for at in range(0, len(first), PATHS_AT_ONCE):
+            reply = client.call("GetPaths", volume=place.volume, inodes=first[at : at + PATHS_AT_ONCE])
+            paths.update({one.inode: one.path for one in reply.paths if one.path})
     for ino in sorted(inodes - set(paths)):
         if ino in found.found and found.found[ino][0] in paths:  # gone already, or not yet in the log of the cluster
             parent, name = found.found[ino]

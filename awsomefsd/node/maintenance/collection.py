@@ -173,9 +173,10 @@ class Collection:
             raise Refused(NO_CLIENT)
         collectors = collectors_of(self._ask)
         places = PoolPlaces() if self._pools else None
-        own = Candidates(self._ask, self._open, lambda info: self._takes(info, collectors), places, between)
+        ask = _leaving_half(self._ask)
+        own = Candidates(ask, self._open, lambda info: self._takes(info, collectors), places, between)
         percent = COLLECT_DEAD_PERCENT_LOW if own.free_percent() < COLLECT_LOW_FREE_PERCENT else COLLECT_DEAD_PERCENT
-        return plan(self._ask, own.like(self._collector.candidates), percent, COLLECT_DEAD_PERCENT_LOW, volume, device)
+        return plan(ask, own.like(self._collector.candidates), percent, COLLECT_DEAD_PERCENT_LOW, volume, device)
 
     def next_look(self) -> tuple[str, float]:
         """Returns when segments are chosen next, as "now", "soon" or "stopped", and for "soon" in how many seconds at the latest.
@@ -286,6 +287,18 @@ class Collection:
             if self._ending or self._off:
                 raise Stopped("collection was stopped")
         self._chunk_s = time.monotonic()
+
+
+def _leaving_half(ask: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns what asks so, and rests after each answer for as long as it took: others ask the leader too."""
+
+    def asked(body: Any) -> Any:
+        began = time.monotonic()
+        reply = ask(body)
+        time.sleep(time.monotonic() - began)
+        return reply
+
+    return asked
 
 
 def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:

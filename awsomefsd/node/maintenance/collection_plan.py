@@ -23,9 +23,11 @@ from awsomefsd.meta.api.space import usable_bytes
 # How a set is chosen.
 BY_ITSELF, WHEN_ORDERED, DRAIN, DAMAGED = "by itself", "when ordered", "drain", "damaged"
 # Why a segment is left.
-OPEN, QUARANTINE, METADATA, UNREADABLE, ABSENT, ELSEWHERE, NEW, THRESHOLD, NO_GAIN = (
-    "open", "quarantine", "metadata", "unreadable", "absent", "elsewhere", "new", "threshold", "no gain",
+OPEN, QUARANTINE, METADATA, UNREADABLE, ABSENT, ELSEWHERE, NEW, THRESHOLD, NO_GAIN, LATER = (
+    "open", "quarantine", "metadata", "unreadable", "absent", "elsewhere", "new", "threshold", "no gain", "later",
 )  # fmt: skip
+
+SETS_MAX = 64  # of one plan: each is chosen among all segments that the sets before have left
 
 
 class PlannedSet(Struct):
@@ -72,7 +74,7 @@ def plan(
     found = candidates.refresh()
     sets, rest = _sets(candidates, found, percent, low_percent)
     shown = AskedSegments(candidates, volume, device)
-    left = _left(ask, candidates, found, rest, low_percent, shown)
+    left = _left(ask, candidates, found, rest, sets, low_percent, shown)
     figures = candidates.figures
     asked = [one for one in sets if any(map(shown.has, one.segments))]
     return CollectionPlan(percent, low_percent, figures.segments_free, figures.segments_total, asked, left)
@@ -100,7 +102,7 @@ def _sets(candidates: Candidates, found: list[SegmentInfo], percent: int, low_pe
     sets: list[PlannedSet] = []
     rest = found
     for how, least in ((BY_ITSELF, percent), (WHEN_ORDERED, low_percent)):
-        while True:
+        while len(sets) < SETS_MAX:
             damaged = candidates.damaged
             chosen = candidates.choose(rest, least)
             if not chosen:
@@ -120,11 +122,13 @@ def _left(
     candidates: Candidates,
     found: list[SegmentInfo],
     rest: list[SegmentInfo],
+    sets: list[PlannedSet],
     low_percent: int,
     shown: AskedSegments,
 ) -> list[LeftSegments]:
     seen = {one.segment for one in found}
-    reasons = {one.segment: NO_GAIN if candidates.is_sparse(one, low_percent) else THRESHOLD for one in rest}
+    why_sparse = LATER if len(sets) >= SETS_MAX else NO_GAIN
+    reasons = {one.segment: why_sparse if candidates.is_sparse(one, low_percent) else THRESHOLD for one in rest}
     absent = {one.device for one in ask(GetDevices()).devices if one.absent}
     left: dict[tuple[str, int], LeftSegments] = {}
     for info in _live(ask):

@@ -39,7 +39,7 @@ class Clock:
 
 
 def take(log: AccessLog, caller: int = 1) -> LogPage:
-    return decode_answer(log.take(caller))
+    return decode_answer(log.take((caller, 1)))
 
 
 def note(log: AccessLog, name: bytes = b"name", ino: int = 7) -> None:
@@ -84,7 +84,7 @@ def test_there_is_a_bound_of_readers_and_the_dead_make_room() -> None:
     take(log, 0)
     clock.now_ns += WATCHED_S * abi.NSEC + 1
     take(log, READERS_MAX)
-    assert list(log.readers) == [READERS_MAX]
+    assert list(log.readers) == [(READERS_MAX, 1)]
 
 
 def test_an_answer_fits_and_what_does_not_fit_waits_or_is_counted_as_lost() -> None:
@@ -94,7 +94,7 @@ def test_an_answer_fits_and_what_does_not_fit_waits_or_is_counted_as_lost() -> N
         note(log, b"%0255d" % number, (1 << 63) - 1)
     names, lost, more = [], 0, True
     while more:
-        raw = log.take(1)
+        raw = log.take((1, 1))
         assert len(raw) <= ANSWER_BYTES_MAX
         answer = decode_answer(raw)
         assert answer.entries or not answer.more
@@ -116,9 +116,9 @@ def test_names_are_read_where_each_kind_has_them() -> None:
     assert len(name_of(Opcode.LOOKUP, memoryview(request(Opcode.LOOKUP, 2, 1, b"x" * 5000)))) == 256
 
 
-def ioctl(unique: int, *, command: int = TAKE, flags: int = IOCTL_DIR, uid: int = 0, pid: int = 5) -> bytes:
-    body = IOCTL_IN.pack(1, flags, command, 0, 0, ANSWER_BYTES_MAX)
-    return abi.IN_HEADER.pack(40 + len(body), Opcode.IOCTL, unique, 1, uid, 0, pid, 0, 0) + body
+def ioctl(unique: int, *, command: int = TAKE, flags: int = IOCTL_DIR, uid: int = 0, pid: int = 5, ino: int = 1, handle: int = 1) -> bytes:
+    body = IOCTL_IN.pack(handle, flags, command, 0, 0, ANSWER_BYTES_MAX)
+    return abi.IN_HEADER.pack(40 + len(body), Opcode.IOCTL, unique, ino, uid, 0, pid, 0, 0) + body
 
 
 class Asked:
@@ -158,11 +158,29 @@ def test_a_session_tells_by_an_ioctl_of_a_directory() -> None:
 def test_only_root_may_ask_and_only_this_of_a_directory() -> None:
     asked = Asked()
     for raw, number in (
-        (ioctl(2, uid=1000), errno.EPERM), (ioctl(4, command=TAKE + 1), errno.ENOTTY), (ioctl(6, flags=0), errno.ENOTTY),
+        (ioctl(2, uid=1000), errno.EPERM), (ioctl(10, ino=2), errno.EPERM),
+        (ioctl(4, command=TAKE + 1), errno.ENOTTY), (ioctl(6, flags=0), errno.ENOTTY),
         (request(Opcode.IOCTL, 8, 1, b"short"), errno.ENOTTY),
     ):  # fmt: skip
         assert asked(raw)[1] in (number, -number)
     assert not asked.session._access_log.readers
+
+
+def test_two_of_another_namespace_of_processes_are_two() -> None:
+    asked = Asked()
+    for handle in (1, 2):
+        assert asked.taken(2 * handle, pid=0, handle=handle) == LogPage()
+    asked(mkdir(b"one", 6))
+    assert [len(asked.taken(6 + 2 * handle, pid=0, handle=handle).entries) for handle in (1, 2)] == [1, 1]
+
+
+def test_what_is_wrong_with_measuring_ends_no_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The reply is out and the memory free then: another one, or a second release, would be another request's."""
+    asked = Asked()
+    asked.taken(2)
+    monkeypatch.setattr(asked.session._access_log, "note", lambda *_: 1 / 0)
+    assert asked(mkdir(b"one", 6))[1] == 0 and "not counted" in caplog.text
+    assert asked(mkdir(b"two", 8))[1] == 0
 
 
 def test_nobody_may_ask_where_root_is_somebody_else() -> None:

@@ -115,13 +115,32 @@ def test_refusals_say_why(number: int, kind: type[Exception], words: str, monkey
         ask(0)
 
 
+def test_paths_of_many_places_are_asked_in_slices(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "PATHS_AT_ONCE", 2)
+    asked: list[int] = []
+    call = daemon.call
+
+    def counted(rpc: str, **fields: Any) -> Any:
+        asked.append(len(fields["inodes"]))
+        return call(rpc, **fields)
+
+    monkeypatch.setattr(daemon, "call", counted)
+    found = Profile(lambda pid: "")
+    found.add(LogPage(0, False, ENTRIES))
+    paths = command._paths(daemon, pb.MountPoint(volume="v"), {1, 30, 31, 99}, found)
+    assert paths[1] == "/" and paths[30] == "/d/f" and paths[31] == "/d/made" and max(asked) == 2
+
+
 def test_places_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "PLACES_MAX", 2)
     found = Profile(lambda pid: "")
     found.add(LogPage(0, False, [entry("read", ino, 1) for ino in (1, 2, 3, 1)]))
     assert (found.count, found.lost, len(found.sums)) == (3, 1, 2)
+    found.add(LogPage(0, False, [entry("read", 1, 1, b"same", found=1_000 + number, pid=number) for number in range(9)]))
+    found.add(LogPage(0, False, [entry("read", 1, 1, found=1_000 + number, pid=number) for number in range(9)]))
+    assert len(found.found) == 2 and len(found._programs) <= 2
 
 
 def test_programs_have_names() -> None:
     assert program_of(os.getpid()) == Path("/proc/self/comm").read_text().strip()
-    assert program_of(0) == "" and program_of(1 << 30) == f"pid {1 << 30}"
+    assert program_of(0) == "" and program_of(1 << 30) == profiling.GONE

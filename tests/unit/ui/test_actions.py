@@ -15,6 +15,11 @@ from awsomefsd.ui.sign_in import OPERATOR
 from awsomefsd.ui.web import PageResponse
 from tests.unit.ui.test_site import Visitor
 
+
+def target_of(name: str) -> str:
+    return "7" if name.endswith("-device") else STRANGE
+
+
 STRANGE = "/mnt/<b>{0}&sure=yes\"'"
 
 
@@ -35,13 +40,13 @@ def post(visitor: Visitor, name: str, target: str = "", sure: bool = True, **hea
 @pytest.mark.parametrize("name", ACTIONS)
 def test_each_is_asked_back_and_then_done(visitor: Visitor, name: str) -> None:
     visitor.enter(role=OPERATOR)
-    asked = post(visitor, name, STRANGE, sure=False)
+    asked = post(visitor, name, target_of(name), sure=False)
     assert asked.status == 200 and b'name="sure"' in asked.body and not visitor.daemon.done
     assert b"<b>" not in asked.body and b"<script" not in asked.body, "it is not loaded again by itself"
-    done = post(visitor, name, STRANGE)
+    done = post(visitor, name, target_of(name))
     assert done.status == 200 and b"<h1>Done</h1>" in done.body and b"<b>" not in done.body
     ((rpc, fields),) = visitor.daemon.done
-    assert rpc == ACTIONS[name].rpc and fields == ACTIONS[name].fields(STRANGE)
+    assert rpc == ACTIONS[name].rpc and fields == ACTIONS[name].fields(target_of(name))
     assert f'href="{ACTIONS[name].page}"'.encode() in done.body and ACTIONS[name].page in dict(NAVIGATION)
 
 
@@ -88,6 +93,9 @@ def test_another_page_changes_nothing(visitor: Visitor) -> None:
 
 def test_what_is_no_action_is_none(visitor: Visitor) -> None:
     visitor.enter(role=OPERATOR)
+    wrong = [("drain-device", "/dev/x"), ("drain-device", ""), ("undrain-device", "\u0663"), ("flush", "/a\0"), ("flush", "/\x1b[0m")]
+    for name, target in wrong:
+        assert post(visitor, name, target).status == 400, target
     for body in ("", "action=", "action=remove&sure=yes", "action=Scan&sure=yes", "action=%ff&sure=yes", "&" * 1_000):
         assert visitor.ask("/action", "POST", body).status == 400, body
     assert not visitor.daemon.done
@@ -99,7 +107,8 @@ def test_refusals_and_silence_are_told(visitor: Visitor) -> None:
     answer = post(visitor, "drain-device", "7")
     assert answer.status == 409 and b"Not done" in answer.body and b"the only copy of &lt;b&gt;" in answer.body
     visitor.daemon.error = Unavailable("no answer within 20 s")
-    assert post(visitor, "drain-device", "7").status == 503
+    silent = post(visitor, "drain-device", "7")
+    assert silent.status == 503 and b"<h1>No answer</h1>" in silent.body, "it may have been done"
 
 
 def test_the_page_behind_an_action_is_fresh(visitor: Visitor) -> None:

@@ -16,6 +16,7 @@ from awsomefsd.base.types import ROOT_INO
 from awsomefsd.io.collect.candidates import Candidates
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api import messages as m
+from awsomefsd.node.maintenance import collection_plan
 from awsomefsd.node.maintenance.collection import Collection
 from awsomefsd.node.maintenance.collection_plan import CollectionPlan, plan
 from awsomefsd.node.maintenance.io_budget import IoBudget
@@ -100,6 +101,17 @@ def test_of_a_device_or_volume_alone(r: Rig, seed: int) -> None:
     assert planned(r, device=1).sets == whole.sets == planned(r, volume=VOLUME).sets
     for other in (planned(r, device=2), planned(r, volume=VOLUME + 1)):
         assert not other.sets and not other.left
+
+
+def test_a_plan_has_so_many_sets_and_says_that_more_comes_later(r: Rig, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is chosen among all that is left: without a bound a large device costs the square of its segments."""
+    dead(r, random.Random(seed), 1, "f")
+    whole = planned(r)
+    assert len(whole.sets) > 1 and not [row for row in whole.left if row.reason == "later"]
+    monkeypatch.setattr(collection_plan, "SETS_MAX", 1)
+    first = planned(r)
+    (later,) = [row for row in first.left if row.reason == "later"]
+    assert first.sets == whole.sets[:1] and later.segments >= sum(len(one.segments) for one in whole.sets[1:])
 
 
 def test_what_the_collector_has_found_unreadable_stays(r: Rig, seed: int) -> None:
