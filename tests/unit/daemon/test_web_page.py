@@ -15,7 +15,7 @@ from tests.rigs.free_ports import free_ports
 
 def test_without_the_setting_there_is_no_page_and_no_login() -> None:
     with ExitStack() as undo, pytest.raises(Refused, match=r"serves no web page: set ui\.listen .*without --login"):
-        WebPage(load(environ={}), undo).login()
+        WebPage(load(environ={}), undo).login(operator=False)
 
 
 def test_with_it_there_is_one_until_the_end(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_with_it_there_is_one_until_the_end(tmp_path: Path) -> None:
     settings = load(environ={"AWSOMEFSD_UI_LISTEN": at}, run_dir=tmp_path, state_dir=tmp_path)
     for _ in range(2):  # the first one has left the address
         with ExitStack() as undo:
-            address, seconds = WebPage(settings, undo).login()
+            address, seconds = WebPage(settings, undo).login(operator=False)
             assert address.startswith(f"http://{at}/sign-in#") and seconds == 900
             with ExitStack() as other, pytest.raises(ConfigError, match=rf"ui\.listen = '{at}': Address already in use"):
                 WebPage(settings, other)
