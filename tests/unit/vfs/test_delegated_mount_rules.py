@@ -30,14 +30,12 @@ def r(tmp_path: Path) -> Iterator[Rig]:
         yield made
 
 
-def test_a_record_of_a_file_waits_while_the_leader_changes_it_and_others_do_not(r: Rig) -> None:
-    ino, other = r.file(b"f", b"some bytes"), r.file(b"g")
-    r.flush()
-    shipped(r)
+def hold(r: Rig, kind: type) -> tuple[Gate, list[Held]]:
+    """Holds the answers to commands of a kind, until the gate is told otherwise; returns it, and those that were held."""
     held: list[Held] = []
 
     def on_propose(command: Any, unique: int) -> Any:
-        if type(command) is not c.SetAttr:
+        if type(command) is not kind:
             return None
         held.append(Held(r.worker.client.propose(command, unique)))
         return held[-1]
@@ -45,6 +43,14 @@ def test_a_record_of_a_file_waits_while_the_leader_changes_it_and_others_do_not(
     gate = Gate(r.worker.client)
     r.worker.names._metadata = gate
     gate.on_propose = on_propose
+    return gate, held
+
+
+def test_a_record_of_a_file_waits_while_the_leader_changes_it_and_others_do_not(r: Rig) -> None:
+    ino, other = r.file(b"f", b"some bytes"), r.file(b"g")
+    r.flush()
+    shipped(r)
+    gate, held = hold(r, c.SetAttr)
     truncating = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=4))
     until(lambda: held and held[0].answered.is_set())
     gate.on_propose = None
@@ -87,17 +93,7 @@ def test_data_that_is_committed_beside_a_record_is_no_difference(r: Rig) -> None
     """The leader has it before the record, and the mount has not heard of that: the check leaves size and times of data out."""
     ino, fh = r.create(b"f")
     shipped(r)
-    held: list[Held] = []
-
-    def on_propose(command: Any, unique: int) -> Any:
-        if type(command) is not c.Commit:
-            return None
-        held.append(Held(r.worker.client.propose(command, unique)))
-        return held[-1]
-
-    gate = Gate(r.worker.client)
-    r.worker.names._metadata = gate
-    gate.on_propose = on_propose
+    gate, held = hold(r, c.Commit)
     r.write(ino, fh, 0, b"some bytes")
     syncing = r.begin("fsync", ino, fh, False)
     until(lambda: held and held[0].answered.is_set())
